@@ -1,0 +1,1 @@
+"""The `factory` command and all that runs, watches and asks a factory."""

@@ -1,0 +1,138 @@
+r"""How a policy is spoken to: prompts, steps and answers as text and tokens. The one home of the chat format.
+
+A policy is a directory that transformers opens; its tokenizer's chat template wraps the question. Steps are
+separated by a blank line; a step that states the final answer (`\\boxed{}` or `Answer:`) is terminal.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from schemas.settings import PolicySection
+
+STEP_END = "\n\n"
+INSTRUCTION = (
+    "Solve the problem step by step. Separate the steps by a blank line. "
+    "End with a line of its own that says 'Answer: ' and the final answer."
+)
+REFLECTION = "But wait, are we solving the problem correctly so far? Hmm..."
+VERDICT_BAD = "I'm not sure if we're solving the problem correctly so far."
+VERDICT_GOOD = "Our solution seems to be correct so far."
+GO_BACK = "Let's go back to where we"
+RESTART = "Let's restart our solution from the beginning"
+RESERVED = ("But wait", "I'm not sure if we're", "Our solution seems", GO_BACK, "Let's restart")
+"""Beginnings of the fixed phrases: an ordinary step never holds one."""
+
+_BOXED = re.compile(r"\\boxed\s*\{")
+_ANSWER = re.compile(r"(?im)^\W{0,4}(?:the )?(?:final )?answer(?: is)?\s*[:=]\s*\S")
+
+
+class BadPolicy(ValueError):
+    """The policy cannot be used; the text says what to do."""
+
+
+def resolve(path: str) -> str:
+    """The directory (or hub name) behind a policy setting; 'tiny' is the packaged one.
+
+    Raises:
+        BadPolicy: for a directory without a config.json.
+    """
+    if path == "tiny":
+        return str(Path(__file__).parent.parent / "trainers" / "tiny" / "model")
+    directory = Path(path).expanduser()
+    if directory.exists() or path.startswith((".", "/", "~")):
+        if not (directory / "config.json").exists():
+            raise BadPolicy(f"{path}: no config.json there; give a directory that transformers can open")
+        return str(directory.resolve())
+    return path
+
+
+def states_answer(step: str) -> bool:
+    """Whether a step states a final answer, which makes its node terminal."""
+    return bool(_BOXED.search(step) or _ANSWER.search(step))
+
+
+def cut_reserved(step: str) -> tuple[str, bool]:
+    """The step up to its first reserved phrase, and whether one was there (a trained policy reflects inside steps)."""
+    found = [at for phrase in RESERVED if (at := step.find(phrase)) >= 0]
+    return (step[: min(found)], True) if found else (step, False)
+
+
+def count_backtracks(text: str) -> int:
+    """How often a response goes back: the jumps that the fixed phrases announce."""
+    return text.count(GO_BACK) + text.count(RESTART)
+
+
+class Chat:
+    """A policy's tokenizer with its chat format.
+
+    Args:
+        path: a resolved policy directory or hub name.
+        settings: few_shot: 'none', 'auto' or a JSON file of [{"question": ..., "answer": ...}].
+    """
+
+    def __init__(self, path: str, settings: PolicySection) -> None:
+        from transformers import AutoTokenizer
+
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
+        if not self.tokenizer.chat_template:
+            raise BadPolicy(f"{path}: its tokenizer has no chat template; add chat_template.jinja to the directory")
+        self.instruct = self._is_general(path)
+        wanted = "none" if settings.few_shot == "auto" and not self.instruct else settings.few_shot
+        self.shots = few_shot(wanted)
+
+    @staticmethod
+    def _is_general(path: str) -> bool:
+        """False for a policy that declares itself ("factory_format": "plain" in its config), as the tiny one does."""
+        config = Path(path) / "config.json"
+        return not config.exists() or json.loads(config.read_text("utf-8")).get("factory_format") != "plain"
+
+    def messages(self, question: str) -> list[dict[str, str]]:
+        """The conversation that asks `question`, shots first."""
+        turns: list[dict[str, str]] = [{"role": "system", "content": INSTRUCTION}] if self.instruct else []
+        for shot in self.shots:
+            turns += [{"role": "user", "content": shot.question}, {"role": "assistant", "content": shot.answer}]
+        return [*turns, {"role": "user", "content": question}]
+
+    def prompt_ids(self, question: str) -> list[int]:
+        """Token ids of the prompt, generation header included."""
+        text = self.tokenizer.apply_chat_template(self.messages(question), tokenize=False, add_generation_prompt=True)
+        return self.encode(text)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, no special tokens added. A response's ids are never made this way after sampling."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The text of token ids, special tokens left out."""
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
+
+    @property
+    def eos_id(self) -> int:
+        """The token that ends a response."""
+        return int(self.tokenizer.eos_token_id)
+
+
+class Shot(msgspec.Struct, frozen=True):
+    """A worked example in the prompt."""
+
+    question: str
+    answer: str
+
+
+def few_shot(setting: str) -> list[Shot]:
+    """The worked examples that a setting names.
+
+    Raises:
+        BadPolicy: for a file that does not hold them.
+    """
+    if setting == "none":
+        return []
+    path = Path(__file__).parent / "few_shot.json" if setting == "auto" else Path(setting)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[Shot])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise BadPolicy(f'policy.few_shot = {setting}: expected JSON [{{"question", "answer"}}]: {error}') from error

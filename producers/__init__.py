@@ -1,0 +1,1 @@
+"""Where records enter: problems for the search, prompts for RL."""

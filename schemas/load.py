@@ -1,0 +1,114 @@
+"""Settings come from factory.toml, then the environment (FACTORY_SEARCH_K=8), then flags (search.k=8); the last wins.
+
+An unknown key is refused with the nearest right one; a value of the wrong type with what was expected.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from schemas.settings import Settings
+
+PREFIX = "FACTORY_"
+
+
+class BadSettings(ValueError):
+    """A setting cannot be used; the text names it and says what to do."""
+
+
+def load(
+    file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    flags: Iterable[str] = (),
+) -> Settings:
+    """The settings from all three places.
+
+    Args:
+        file: a TOML file; None = ./factory.toml where it exists.
+        environment: None = os.environ.
+        flags: 'section.key=value' texts; a value is TOML, or else plain text.
+
+    Raises:
+        BadSettings: for an unreadable file, an unknown key or a value of the wrong type.
+    """
+    merged = _from_file(file)
+    env = os.environ if environment is None else environment
+    for name, value in env.items():
+        if name.startswith(PREFIX):
+            section, _, key = name.removeprefix(PREFIX).lower().partition("_")
+            _set(merged, section, key, value, origin=name)
+    for flag in flags:
+        path, equals, value = flag.partition("=")
+        section, dot, key = path.strip().partition(".")
+        if not (equals and dot):
+            raise BadSettings(f"--set {flag}: write it as section.key=value, for example search.k=8")
+        _set(merged, section, key, value.strip(), origin=f"--set {flag}")
+    return _convert(merged)
+
+
+def _from_file(file: Path | None) -> dict[str, Any]:
+    path = file or Path("factory.toml")
+    if file is None and not path.exists():
+        return {}
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise BadSettings(f"{path}: no such settings file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise BadSettings(f"{path}: not readable as TOML: {error}") from error
+    for section, keys in content.items():
+        known(section, Settings.__struct_fields__, f"section [{section}] in {path}")
+        if not isinstance(keys, dict):
+            raise BadSettings(f"{path}: {section} must be a [section], not a value")
+        fields = section_type(section).__struct_fields__
+        for key in keys:
+            known(key, fields, f"{section}.{key} in {path}")
+    return content
+
+
+def section_type(section: str) -> type[msgspec.Struct]:
+    """The struct type of a section by its name."""
+    kind = type(getattr(Settings(), section))
+    assert issubclass(kind, msgspec.Struct)
+    return kind
+
+
+def known(name: str, names: Iterable[str], what: str) -> None:
+    """Refuse a name that is not among `names`, naming the nearest one that is."""
+    options = list(names)
+    if name in options:
+        return
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(options)}"
+    raise BadSettings(f"unknown setting {what}: {hint}")
+
+
+def _set(merged: dict[str, Any], section: str, key: str, text: str, origin: str) -> None:
+    known(section, Settings.__struct_fields__, f"section {section!r} ({origin})")
+    first, *rest = key.split(".")
+    known(first, section_type(section).__struct_fields__, f"{section}.{first} ({origin})")
+    place = merged.setdefault(section, {})
+    for part in (first, *rest)[:-1]:
+        place = place.setdefault(part, {})
+    place[(first, *rest)[-1]] = _value(text)
+
+
+def _value(text: str) -> Any:  # noqa: ANN401 - whatever TOML says
+    """`text` as a TOML value where it is one ('8', 'true', '[1]'), else as it stands."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _convert(merged: dict[str, Any]) -> Settings:
+    try:
+        return msgspec.convert(merged, Settings, strict=True)
+    except msgspec.ValidationError as error:
+        where = str(error).replace("`$.", "`")
+        raise BadSettings(f"bad setting: {where}") from error

@@ -1,0 +1,315 @@
+"""Every message that crosses a topic, in one place, because these types ARE the contract between the stages.
+
+A message is a frozen msgspec struct, JSON on the wire (readable by any Kafka tool), and a row of the table of
+the same name (schemas/tables.py derives the Arrow schema from these annotations; the round trip is lossless).
+Ids are content hashes, so the same input always gets the same id, on any machine and after any crash.
+"""
+
+import hashlib
+from typing import Literal
+
+import msgspec
+
+Outcome = Literal["correct", "wrong", "unparsable", "timeout", "rejected"]
+Arm = Literal["direct", "search", "best_of_n"]
+Grader = Literal["countdown", "numeric", "math", "text"]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all messages; unknown or missing fields are refused at decoding."""
+
+
+def content_id(*parts: object) -> str:
+    """The first 20 hex digits of the sha256 over the parts, each length-prefixed so that no two lists collide."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = str(part).encode("utf-8", "surrogatepass")
+        digest.update(f"{len(data)}:".encode())
+        digest.update(data)
+    return digest.hexdigest()[:20]
+
+
+class Problem(Message, frozen=True, kw_only=True):
+    """A question with a gold answer. `id` is content_id(source, question, answer)."""
+
+    id: str
+    question: str
+    answer: str
+    grader: Grader = "math"
+    source: str
+    """Where it came from: 'countdown', 'chain_sum', 'gsm8k_train', ..."""
+    index: int = 0
+    """Position within its source (generator index or line number), for resuming."""
+    difficulty: float = 0.0
+    metadata: str = ""
+    """JSON text for the grader (countdown: {"numbers": [...], "target": n}); never evaluated."""
+
+
+class Node(Message, frozen=True, kw_only=True):
+    """One search node: a step of a solution. The root has id 0, parent -1 and no text."""
+
+    id: int
+    parent: int
+    depth: int
+    text: str
+    token_ids: list[int]
+    """The step's tokens exactly as sampled, delimiter included; the state is the prompt plus the path's tokens."""
+    logprob: float = 0.0
+    """Mean token log-probability (nats) of the step under the searching policy."""
+    prior: float = 1.0
+    """pi(a|S): softmax over the siblings of `logprob`."""
+    visits: int = 0
+    q: float = 0.0
+    value: float = 0.0
+    """R(S): the mean verifier score of this node's own rollouts, or of its verdict when terminal, in [0, 1]."""
+    rollouts: int = 0
+    rollouts_correct: int = 0
+    terminal: bool = False
+    answer: str = ""
+    verdict: str = ""
+    """An Outcome for terminal nodes, '' otherwise."""
+    votes: int = 0
+    votes_yes: int = 0
+    merged: int = 1
+    """How many sampled siblings had this very text."""
+    cut: bool = False
+    """A reserved phrase (a reflection) was found in the step and the step was cut there."""
+
+
+class Tree(Message, frozen=True, kw_only=True):
+    """A finished search over one problem; nodes[i].id == i, parents come before children."""
+
+    id: str
+    problem: Problem
+    nodes: list[Node]
+    strategy: str = "mcts"
+    policy_version: int
+    policy_sha: str
+    seed: int
+    iterations: int
+    generated_tokens: int
+    prompt_tokens: int
+    requests: int
+    seconds: float
+    solved: bool
+    """A correct terminal exists (that passed the votes, where votes are on)."""
+    settings: str = ""
+    """The [search] settings as JSON."""
+
+
+class Segment(Message, frozen=True, kw_only=True):
+    """One piece of a chain of thought and the node it speaks of."""
+
+    kind: Literal["step", "reflection", "verdict", "jump"]
+    node: int
+    text: str
+
+
+class Trace(Message, frozen=True, kw_only=True):
+    """A walk over a tree (Algorithm 1) put into words (procedure cloning)."""
+
+    id: str
+    tree_id: str
+    tree_sha: str
+    problem: Problem
+    arm: Arm
+    walk: list[int]
+    segments: list[Segment]
+    text: str
+    backtracks: int
+    wrong_answers: list[str]
+    rewriter: str = "template"
+    fallbacks: int = 0
+
+
+class Example(Message, frozen=True, kw_only=True):
+    """A trace that passed the verifier's checks: what SFT trains on. `id` is the trace's id."""
+
+    id: str
+    tree_id: str
+    trace_sha: str
+    problem: Problem
+    arm: Arm
+    text: str
+    backtracks: int
+    verdict: Outcome
+    checks: list[str]
+    """The names of the checks it passed."""
+
+
+class Prompt(Message, frozen=True, kw_only=True):
+    """A problem chosen for RL. `id` is the group id: content_id(problem id, round)."""
+
+    id: str
+    problem: Problem
+    round: int
+    why: str
+    pass_rate: float = -1.0
+    """Measured pass rate in [0, 1] when it was chosen; -1 where none was measured yet."""
+
+
+class Span(Message, frozen=True, kw_only=True):
+    """Response tokens [start, stop) were sampled under this version of the weights."""
+
+    version: int
+    sha: str
+    start: int
+    stop: int
+
+
+class Rollout(Message, frozen=True, kw_only=True):
+    """One sampled response, token-exact."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    """Behaviour log-probability (nats) of each token; same length as token_ids."""
+    spans: list[Span]
+    finish: Literal["stop", "length", "abort"]
+    text: str
+
+
+class RolloutGroup(Message, frozen=True, kw_only=True):
+    """All responses to one prompt. `id` is the prompt's (group) id."""
+
+    id: str
+    problem: Problem
+    round: int
+    prompt_ids: list[int]
+    rollouts: list[Rollout]
+    temperature: float
+    seconds: float = 0.0
+
+
+class RewardGroup(Message, frozen=True, kw_only=True):
+    """A rollout group with one reward and one verdict per rollout, in the same order."""
+
+    id: str
+    problem: Problem
+    round: int
+    rollouts_sha: str
+    prompt_ids: list[int]
+    rollouts: list[Rollout]
+    rewards: list[float]
+    verdicts: list[Outcome]
+    backtracks: list[int]
+
+
+class Weights(Message, frozen=True, kw_only=True):
+    """A published version of the policy. A version number is never used twice."""
+
+    policy: str
+    version: int
+    parent: int
+    """The version it was trained from; -1 for the base."""
+    path: str
+    """A directory that transformers and vLLM open as it is."""
+    sha256: str
+    """Of the safetensors file."""
+    trainer: Literal["base", "sft", "rl"]
+    run: str = ""
+    step: int = 0
+    data: str = ""
+    """SFT: the SQL query and table version; RL: the range of steps."""
+    probe_ids: list[int] = []
+    """A fixed token sequence; a worker that loaded the weights must reproduce probe_logprobs on it."""
+    probe_logprobs: list[float] = []
+    """The trainer's log-probs (nats) of probe_ids[1:] given what precedes them."""
+    handover: bool = False
+    """True on SFT's last version: RL goes on from here and SFT publishes no more."""
+    time: float = 0.0
+
+
+class Evaluation(Message, frozen=True, kw_only=True):
+    """What one version scores on held-out problems of one source ('all' = the mean over every problem)."""
+
+    id: str
+    policy: str
+    version: int
+    sha: str
+    trainer: str
+    source: str
+    problems: int
+    samples: int
+    """Samples a problem."""
+    greedy: bool
+    pass_at_1: float
+    low: float
+    """95% interval over problems (bootstrap or Wilson; the evaluator says which)."""
+    high: float
+    tokens: float
+    """Mean response length in tokens."""
+    backtracks: float
+    """Mean number of backtracks a response."""
+    unparsable: float
+    """Share of responses without a readable answer."""
+    seconds: float = 0.0
+    time: float = 0.0
+
+
+class TrainingStep(Message, frozen=True, kw_only=True):
+    """One optimizer step of SFT or RL. `id` is 'run:step'."""
+
+    id: str
+    run: str
+    trainer: Literal["sft", "rl"]
+    step: int
+    version: int
+    """The version these weights were started from or last published as."""
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens: int
+    """Trained (loss-bearing) tokens."""
+    rows: list[str]
+    """The ids trained on, in order: trace ids (SFT) or group ids (RL)."""
+    rollouts: int = 0
+    seconds: float = 0.0
+    table_version: int = -1
+    reward: float = 0.0
+    entropy: float = 0.0
+    kl: float = 0.0
+    """KL(behaviour || current) estimate on the batch, nats a token."""
+    clip_share: float = 0.0
+    ess: float = 0.0
+    """Effective sample size of the importance weights, as a share of the tokens."""
+    lag_mean: float = 0.0
+    lag_max: int = 0
+    length: float = 0.0
+    backtracks: float = 0.0
+    time: float = 0.0
+
+
+class Filtered(Message, frozen=True, kw_only=True):
+    """An id that was taken in and deliberately gave no output, and why. `id` is content_id(stage, input_id, why)."""
+
+    id: str
+    stage: str
+    input_topic: str
+    input_id: str
+    why: str
+    rollouts: int = 0
+    tokens: int = 0
+    source: str = ""
+    difficulty: float = 0.0
+    time: float = 0.0
+
+
+class DeadLetter(Message, frozen=True, kw_only=True):
+    """What could not be processed: the original bytes untouched, where they came from, and the error."""
+
+    id: str
+    stage: str
+    topic: str
+    """The topic it was read from; '' for a line of a file."""
+    partition: int = -1
+    offset: int = -1
+    input_id: str = ""
+    """The message's id where it could be read."""
+    key: bytes = b""
+    value: bytes = b""
+    file: str = ""
+    line: int = -1
+    error: str
+    detail: str = ""
+    attempt: int = 1
+    time: float = 0.0

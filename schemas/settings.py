@@ -1,0 +1,254 @@
+"""Every setting, typed, with its default and its meaning. schemas/load.py reads them from files, environment and flags.
+
+Values marked [ours] in docs/architecture.md are not the paper's. Defaults suit `make demo`: two cores, the tiny policy.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all sections; unknown keys are refused."""
+
+
+class FactorySection(Section, frozen=True, kw_only=True):
+    """The factory as a whole."""
+
+    data: str = "data"
+    """Directory of datasets, weights, checkpoints and logs."""
+    seed: int = 0
+    workers: Literal["auto", "shared", "separate"] = "auto"
+    """Placement: 'shared' = search, sample, evaluate on one engine; 'auto' = shared below 8 cores without a GPU."""
+    restart_limit: int = 5
+    """A process that dies this often without progress stops the factory."""
+
+
+class BrokerSection(Section, frozen=True, kw_only=True):
+    """Kafka."""
+
+    bootstrap: str = ""
+    """HOST:PORT[,HOST:PORT...]; empty = the embedded broker of this data directory."""
+    memory_limit_mb: int = 2048
+    """The embedded broker is drained and started anew above this."""
+    connect_timeout_s: float = 15.0
+    session_timeout_ms: int = 6000
+    rebalance_timeout_ms: int = 900_000
+    """Must exceed the longest message in hand (a tree): a rebalance waits for it."""
+    message_max_bytes: int = 16_777_216
+    """One limit for topics, producers and consumers."""
+    replication_factor: int = 1
+
+
+class TopicsSection(Section, frozen=True, kw_only=True):
+    """Partition counts. Parallel work = partitions."""
+
+    problems_partitions: int = 16
+    prompts_partitions: int = 16
+    default_partitions: int = 4
+    single_partitions: int = 1
+
+
+class PolicySection(Section, frozen=True, kw_only=True):
+    """The model that searches and is trained."""
+
+    path: str = "tiny"
+    """'tiny' (packaged), a directory, or a Hugging Face hub name."""
+    name: str = "policy"
+    """Key of the weights topic."""
+    few_shot: str = "auto"
+    """A JSON file of [{"question", "answer"}], 'auto' (a built-in set for untrained instruct models), or 'none'."""
+    temperature: float = 1.0
+
+
+class EngineSection(Section, frozen=True, kw_only=True):
+    """vLLM."""
+
+    url: str = ""
+    """http://HOST:PORT of a `vllm serve`; empty = in this process."""
+    threads: int = 1
+    max_num_seqs: int = 128
+    max_model_len: int = 0
+    """Tokens; 0 = what the model's config says."""
+    kv_cache_gb: float = 0.5
+    """CPU only; on a GPU use args.gpu_memory_utilization."""
+    dtype: str = "auto"
+    switch_after_s: float = 2.0
+    """An engine shared by versions stops admitting the current one after this long when another waits."""
+    probe_tolerance: float = 0.08
+    """Largest mean |log-prob difference| (nats) of the parity probe; float32 needs 1e-4, bfloat16 about 0.05."""
+    args: dict[str, Any] = {}
+    """Any other vLLM engine argument, passed through (tensor_parallel_size = 2, ...)."""
+
+
+class Source(Section, frozen=True, kw_only=True):
+    """Where problems come from."""
+
+    kind: Literal["reasoning_gym", "file", "hub"] = "reasoning_gym"
+    name: str
+    """A generator's name, a JSONL/Parquet path, or a hub dataset name."""
+    weight: float = 1.0
+    """Share of the stream, relative to the other sources."""
+    params: dict[str, Any] = {}
+    """Generator parameters, or for files: question, answer, grader (field mapping), split."""
+
+
+class ProblemsSection(Section, frozen=True, kw_only=True):
+    """The problems producer."""
+
+    sources: list[Source] = []
+    """Empty = countdown and chain_sum in the form that the tiny policy learned."""
+    limit: int = 0
+    """Stop after this many problems; 0 = for ever (procedural) or to the end (files)."""
+    ahead: int = 64
+    """Problems kept waiting for the searchers; the producer pauses beyond it."""
+    max_bytes: int = 1_048_576
+    """A longer problem is dead-lettered."""
+
+
+class SearchSection(Section, frozen=True, kw_only=True):
+    """MCTS (docs/architecture.md names what is the paper's)."""
+
+    policy: Literal["base", "sft", "latest"] = "base"
+    trees_in_flight: int = 16
+    k: int = 4
+    """Actions sampled at an expansion."""
+    rollouts: int = 4
+    """M: full rollouts a new node."""
+    iterations: int = 8
+    depth: int = 12
+    c_puct: float = 1.0
+    step_tokens: int = 48
+    rollout_tokens: int = 128
+    temperature: float = 1.0
+    votes: int = 0
+    """Self-evaluation votes on each correct terminal; 0 = off (a policy that cannot judge)."""
+    widen: bool = True
+    """Progressive widening: a visited node may grow new children."""
+    timeout_s: float = 600.0
+    """A tree that takes longer is published as it stands."""
+
+
+class LinearizeSection(Section, frozen=True, kw_only=True):
+    """Algorithm 1 and procedure cloning."""
+
+    direct: int = 1
+    """Traces a problem without a wrong turn."""
+    search: int = 3
+    """Traces a problem with 1..max_wrong wrong terminals first."""
+    max_wrong: int = 2
+    positive_q: float = 0.8
+    """An intermediate node of at least this Q may be followed by a positive reflection."""
+
+
+class VerifySection(Section, frozen=True, kw_only=True):
+    """Checks and rewards."""
+
+    workers: int = 1
+    """Killable grading processes."""
+    timeout_s: float = 2.0
+    memory_mb: int = 1024
+    max_answer_chars: int = 2000
+
+
+class SinkSection(Section, frozen=True, kw_only=True):
+    """Tables."""
+
+    flush_s: float = 3.0
+    flush_bytes: int = 16_777_216
+
+
+class PromptsSection(Section, frozen=True, kw_only=True):
+    """RL problems."""
+
+    sql: str = ""
+    """A query that gives (id, pass_rate, why) of problems; empty = measured pass rate strictly between 0 and 1."""
+    ahead: int = 32
+    """Groups kept waiting for the samplers."""
+
+
+class SampleSection(Section, frozen=True, kw_only=True):
+    """RL rollouts."""
+
+    group: int = 4
+    max_tokens: int = 192
+    temperature: float = 1.0
+    groups_in_flight: int = 16
+
+
+class SftSection(Section, frozen=True, kw_only=True):
+    """Supervised fine-tuning."""
+
+    sql: str = "select * from examples"
+    """The training set: a query over the datasets with columns id, problem, text; append-only in id."""
+    min_examples: int = 32
+    lr: float = 3e-4
+    """[ours] for the tiny policy; the paper's 3e-6 suits 8B and more."""
+    weight_decay: float = 0.01
+    batch_tokens: int = 4096
+    max_len: int = 512
+    epochs: float = 4.0
+    """How often a row may be seen at most while the table grows."""
+    publish_steps: int = 20
+    publish_s: float = 0.0
+    """Publish at least this often (seconds), 0 = by steps only."""
+    hand_over_steps: int = 40
+    """After this many steps SFT publishes its last version and RL takes over; 0 = never."""
+    loss_on: Literal["all", "response"] = "all"
+    grad_clip: float = 1.0
+    threads: int = 1
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class RlSection(Section, frozen=True, kw_only=True):
+    """Online RL."""
+
+    objective: Literal["grpo"] = "grpo"
+    groups: int = 8
+    """Groups with a signal per step."""
+    lr: float = 5e-5
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    tis_cap: float = 2.0
+    """C of the truncated importance weight min(pi_old / pi_behaviour, C)."""
+    advantage_std: bool = True
+    max_lag: int = 4
+    """trainer version - behaviour version of every trained token."""
+    publish_steps: int = 2
+    batch_tokens: int = 4096
+    grad_clip: float = 1.0
+    threads: int = 1
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    max_steps: int = 0
+
+
+class EvaluateSection(Section, frozen=True, kw_only=True):
+    """Held-out evaluation of every published version."""
+
+    problems: int = 64
+    """Held-out problems a source (procedural), or the first lines of `file`."""
+    file: str = ""
+    samples: int = 1
+    greedy: bool = False
+    max_tokens: int = 192
+    threads: int = 1
+
+
+class Settings(Section, frozen=True, kw_only=True):
+    """All sections."""
+
+    factory: FactorySection = FactorySection()
+    broker: BrokerSection = BrokerSection()
+    topics: TopicsSection = TopicsSection()
+    policy: PolicySection = PolicySection()
+    engine: EngineSection = EngineSection()
+    problems: ProblemsSection = ProblemsSection()
+    search: SearchSection = SearchSection()
+    linearize: LinearizeSection = LinearizeSection()
+    verify: VerifySection = VerifySection()
+    sink: SinkSection = SinkSection()
+    prompts: PromptsSection = PromptsSection()
+    sample: SampleSection = SampleSection()
+    sft: SftSection = SftSection()
+    rl: RlSection = RlSection()
+    evaluate: EvaluateSection = EvaluateSection()
