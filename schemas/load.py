@@ -4,6 +4,7 @@ An unknown key is refused with the nearest right one; a value of the wrong type 
 """
 
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -29,7 +30,7 @@ def load(
     """The settings from all three places.
 
     Args:
-        file: a TOML file; None = ./factory.toml where it exists.
+        file: a TOML file (or .json, as `factory up` hands to its processes); None = ./factory.toml where it exists.
         environment: None = os.environ.
         flags: 'section.key=value' texts; a value is TOML, or else plain text.
 
@@ -56,11 +57,12 @@ def _from_file(file: Path | None) -> dict[str, Any]:
     if file is None and not path.exists():
         return {}
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:
         raise BadSettings(f"{path}: no such settings file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise BadSettings(f"{path}: not readable as TOML: {error}") from error
+    except (ValueError, OSError) as error:  # TOML, JSON and UTF-8 errors are ValueErrors
+        raise BadSettings(f"{path}: not readable as settings: {error}") from error
     for section, keys in content.items():
         known(section, Settings.__struct_fields__, f"section [{section}] in {path}")
         if not isinstance(keys, dict):
@@ -68,7 +70,7 @@ def _from_file(file: Path | None) -> dict[str, Any]:
         fields = section_type(section).__struct_fields__
         for key in keys:
             known(key, fields, f"{section}.{key} in {path}")
-    return content
+    return dict(content)
 
 
 def section_type(section: str) -> type[msgspec.Struct]:

@@ -38,6 +38,8 @@ class BrokerSection(Section, frozen=True, kw_only=True):
     message_max_bytes: int = 16_777_216
     """One limit for topics, producers and consumers."""
     replication_factor: int = 1
+    compression: Literal["none", "gzip", "zstd"] = "gzip"
+    """gzip works in both clients as installed; zstd is faster and smaller, and needs the `cramjam` package in Faust's."""
 
 
 class TopicsSection(Section, frozen=True, kw_only=True):
@@ -125,6 +127,12 @@ class SearchSection(Section, frozen=True, kw_only=True):
     """Self-evaluation votes on each correct terminal; 0 = off (a policy that cannot judge)."""
     widen: bool = True
     """Progressive widening: a visited node may grow new children."""
+    widen_power: float = 0.5
+    """On its p-th pass a node may have been sampled ceil(p ** widen_power) times (k actions each)."""
+    adopt: bool = True
+    """Keep, for each new node, at most one correct and one wrong rollout as a path, where its answer is new."""
+    stop_early: bool = True
+    """Stop when the tree holds a correct terminal and linearize.max_wrong + 1 distinct wrong answers."""
     timeout_s: float = 600.0
     """A tree that takes longer is published as it stands."""
 

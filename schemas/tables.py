@@ -18,17 +18,16 @@ SCHEMA_VERSION = 1
 
 M = TypeVar("M", bound=m.Message)
 
-META = pa.schema(
-    [
-        pa.field("_topic", pa.string()),
-        pa.field("_topic_id", pa.string()),  # a recreated topic starts again at offset 0: only its UUID tells
-        pa.field("_partition", pa.int32()),
-        pa.field("_offset", pa.int64()),
-        pa.field("_time", pa.timestamp("us", tz="UTC")),
-        pa.field("_schema", pa.int32()),
-        pa.field("_sha", pa.string()),
-    ]
-)
+_META_FIELDS: list["pa.Field[Any]"] = [
+    pa.field("_topic", pa.string()),
+    pa.field("_topic_id", pa.string()),  # a recreated topic starts again at offset 0: only its UUID tells
+    pa.field("_partition", pa.int32()),
+    pa.field("_offset", pa.int64()),
+    pa.field("_time", pa.timestamp("us", tz="UTC")),
+    pa.field("_schema", pa.int32()),
+    pa.field("_sha", pa.string()),
+]
+META = pa.schema(_META_FIELDS)
 
 _SCALARS: dict[Any, pa.DataType] = {
     str: pa.string(),
@@ -72,20 +71,19 @@ def message_schema(kind: type[m.Message]) -> pa.Schema:
 
 def table_schema(kind: type[m.Message]) -> pa.Schema:
     """The columns of a table: the message's fields, then the metadata."""
-    return pa.schema(_fields(message_schema(kind)) + _fields(META))
+    return pa.schema(_fields(message_schema(kind)) + _META_FIELDS)
 
 
-NODES = pa.schema(
-    [
-        pa.field("tree_id", pa.string()),
-        pa.field("problem_id", pa.string()),
-        pa.field("source", pa.string()),
-        pa.field("policy_version", pa.int64()),
-        *_fields(message_schema(m.Node)),
-        pa.field("path_correct", pa.bool_()),  # a correct terminal lies in this node's subtree
-        *_fields(META),
-    ]
-)
+_NODE_FIELDS: list["pa.Field[Any]"] = [
+    pa.field("tree_id", pa.string()),
+    pa.field("problem_id", pa.string()),
+    pa.field("source", pa.string()),
+    pa.field("policy_version", pa.int64()),
+    *_fields(message_schema(m.Node)),
+    pa.field("path_correct", pa.bool_()),  # a correct terminal lies in this node's subtree
+    *_META_FIELDS,
+]
+NODES = pa.schema(_NODE_FIELDS)
 
 TABLES: dict[str, pa.Schema] = {topic.table: table_schema(topic.message) for topic in TOPICS} | {"nodes": NODES}
 

@@ -1,0 +1,24 @@
+# Two commands do everything: `make demo` and `make test`. Both set up .venv first (seconds when it is already there).
+.PHONY: demo test check install clean
+
+DEMO_MINUTES ?= 10
+
+demo: .venv/.installed
+	.venv/bin/factory up --for $(DEMO_MINUTES)m
+
+test: check
+	.venv/bin/pytest -x tests -m "not slow"
+	.venv/bin/pytest -x tests -m slow
+
+check: .venv/.installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml deploy/install.sh deploy/pins-cpu.txt
+	deploy/install.sh
+
+clean:
+	rm -rf .venv data

@@ -1,0 +1,165 @@
+"""The commands that ask something: SQL, the ledger, lag, topics, trees and traces, doctor. Each has --json."""
+
+import sys
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from deploy import options as o
+
+
+def ask(app: typer.Typer) -> None:
+    """Add these commands to the app."""
+    app.command("sql")(sql)
+    app.command("ledger")(ledger)
+    app.command("lag")(lag)
+    app.command("topics")(topics)
+    app.command("doctor")(doctor)
+    show = typer.Typer(help="Look at one tree or trace.", no_args_is_help=True)
+    show.command("tree")(show_tree)
+    show.command("trace")(show_trace)
+    app.add_typer(show, name="show")
+
+
+def sql(
+    query: Annotated[str | None, typer.Argument(help="One query; without it a shell starts.")] = None,
+    file: o.SettingsFile = None,
+    data: o.Data = None,
+    as_json: o.AsJson = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Ask the datasets in SQL (DuckDB), all tables pinned to one snapshot, while the factory runs."""
+    from deploy import sql as asking
+
+    settings = o.settings_from(file, data=data)
+    if query is None:
+        asking.shell(settings)
+        return
+    form = "json" if as_json else "csv" if csv else "table"
+    print(asking.render(asking.query(settings, query), form))
+
+
+def ledger(
+    file: o.SettingsFile = None, data: o.Data = None, broker: o.Broker = None, as_json: o.AsJson = False
+) -> None:
+    """Check that nothing is lost: every id taken in has an output, a reason, or is in flight. Exit code 1 if not."""
+    from rich.console import Console
+
+    from deploy import ledger as books
+
+    computed = books.compute(o.settings_from(file, data=data, broker=broker))
+    if as_json:
+        print_json(computed)
+    else:
+        Console().print(books.render(computed))
+    sys.exit(0 if computed.closes else 1)
+
+
+def lag(file: o.SettingsFile = None, data: o.Data = None, broker: o.Broker = None, as_json: o.AsJson = False) -> None:
+    """How far each consumer group is behind its topics, in messages."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from processors import kafka
+    from schemas.topics import TOPICS
+
+    settings = o.settings_from(file, data=data, broker=broker)
+    rows = [
+        {"topic": topic.name, "group": group, "lag": kafka.lag(settings, group, topic.name)}
+        for topic in TOPICS
+        for group in topic.consumers
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    table = Table("topic", "group", "lag", box=None)
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table)
+
+
+def topics(
+    file: o.SettingsFile = None, data: o.Data = None, broker: o.Broker = None, as_json: o.AsJson = False
+) -> None:
+    """The topics, their ids and how many messages each partition holds."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from processors import kafka
+    from schemas.topics import TOPICS
+
+    settings = o.settings_from(file, data=data, broker=broker)
+    ids = kafka.topic_ids(settings)
+    ends = kafka.highwater(settings, [topic.name for topic in TOPICS])
+    rows = []
+    for topic in TOPICS:
+        high = [end for (name, _), end in sorted(ends.items()) if name == topic.name]
+        rows.append(
+            {"topic": topic.name, "id": ids.get(topic.name, ""), "partitions": len(high), "messages": sum(high)}
+        )
+    if as_json:
+        print_json(rows)
+        return
+    table = Table("topic", "id", "partitions", "messages", box=None)
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table)
+
+
+def show_tree(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="A tree's or problem's id, or its beginning.")],
+    file: o.SettingsFile = None,
+    data: o.Data = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """A search tree: steps with Q, visits, prior and verdicts."""
+    from rich.console import Console
+
+    from deploy import show
+
+    tree = show.find_tree(o.settings_from(file, data=data), id_)
+    if as_json:
+        print_json(tree)
+    else:
+        Console().print(show.render_tree(tree))
+
+
+def show_trace(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="A trace's id, or its beginning.")],
+    file: o.SettingsFile = None,
+    data: o.Data = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """A chain of thought, its reflections and backtracks coloured."""
+    from rich.console import Console
+
+    from deploy import show
+
+    trace = show.find_trace(o.settings_from(file, data=data), id_)
+    if as_json:
+        print_json(trace)
+    else:
+        Console().print(show.render_trace(trace))
+
+
+def doctor(
+    file: o.SettingsFile = None, data: o.Data = None, broker: o.Broker = None, as_json: o.AsJson = False
+) -> None:
+    """Check the machine, the installation, the policy, the broker and the tables. Exit code 1 if something is wrong."""
+    from deploy import doctor as checks
+
+    found = checks.examine(o.settings_from(file, data=data, broker=broker))
+    if as_json:
+        print_json(found)
+    else:
+        for check in found:
+            print(
+                f"{'ok ' if check.ok else 'BAD'} {check.name}: {check.found}" + (f" -> {check.advice}" * (not check.ok))
+            )
+    sys.exit(0 if all(check.ok for check in found) else 1)
+
+
+def print_json(content: Any) -> None:  # noqa: ANN401 - anything msgspec can encode
+    """Indented JSON on stdout."""
+    print(msgspec.json.format(msgspec.json.encode(content)).decode())

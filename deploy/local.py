@@ -1,0 +1,188 @@
+"""`factory up`: the whole factory on one machine, from the broker to the summary.
+
+It starts the embedded broker (or connects to a cluster), creates topics and tables, feeds the broker again with what
+is not done, starts the stages as processes, watches them, and ends them in the order in which the data flows, so that
+what is in hand is finished or left uncommitted and the tables are flushed. The embedded broker is started anew when it
+dies or has grown past its memory limit.
+"""
+
+import fcntl
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+import msgspec
+from processors.dataset import Datasets
+
+from deploy.broker import EmbeddedBroker, feed_again, save_offsets
+from deploy.placement import plan
+from deploy.process import Process, Spec
+from processors import kafka, status
+from schemas.load import BadSettings
+from schemas.settings import Settings
+from schemas.topics import TOPICS
+
+GRACE_S = 60.0
+SINK_GRACE_S = 60.0
+OFFSETS_EVERY_S = 30.0
+MIN_FREE_BYTES = 500_000_000
+TICK_S = 0.5
+
+Tick = Callable[["Factory"], None]
+
+
+class Factory:
+    """A running factory.
+
+    Args:
+        settings: all settings; `broker.bootstrap` empty = embedded broker.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.data = Path(settings.factory.data)
+        self.started = time.monotonic()
+        self.recycled = 0
+        self.stopping = False
+        self._lock = _lock(self.data)
+        self.broker = None if settings.broker.bootstrap else EmbeddedBroker(settings)
+        self.settings = settings
+        self.processes: list[Process] = []
+        self._saved = time.monotonic()
+
+    def run(self, duration: float | None, tick: Tick) -> None:
+        """Run until `duration` seconds have passed or SIGINT/SIGTERM comes, then stop gracefully.
+
+        Raises:
+            GaveUp: a process kept dying; everything else was stopped gracefully first.
+        """
+        signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGTERM, self._on_signal)
+        try:
+            self._open()
+            self._start_all()
+            while not self.stopping and (duration is None or time.monotonic() - self.started < duration):
+                self._watch()
+                tick(self)
+                time.sleep(TICK_S)
+        finally:
+            self._stop_all(tick)
+            if self.broker:
+                self.broker.stop()
+            self._lock.close()
+
+    def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
+        self.stopping = True
+
+    def _open(self) -> None:
+        """Broker, topics, tables, and what is not done."""
+        Datasets(self.data / "datasets").create()
+        if self.broker:
+            self.broker.start()
+            feed_again(self.settings)
+        else:
+            kafka.create_topics(self.settings)
+
+    def _start_all(self) -> None:
+        settings_file = self.data / "state" / "settings.json"
+        settings_file.write_bytes(msgspec.json.encode(self.settings))
+        logs = self.data / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        limit = self.settings.factory.restart_limit
+        self.processes = [
+            Process(spec, settings_file, logs / f"{spec.name}.log", limit) for spec in plan(self.settings)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def _watch(self) -> None:
+        if self.broker and not self.broker.alive():
+            self._recycle(drain=False)
+        elif self.broker and self.broker.rss_mb() > self.settings.broker.memory_limit_mb:
+            self._recycle(drain=True)
+        rows = status.read_all(self.data)
+        for process in self.processes:
+            process.watch(_records(rows, process.spec), time.monotonic())
+        if time.monotonic() - self._saved > OFFSETS_EVERY_S and self.broker:
+            save_offsets(self.settings, wait_s=0.0)
+            self._saved = time.monotonic()
+
+    def _recycle(self, *, drain: bool) -> None:
+        """A fresh embedded broker under the same data: workers stop, tables are flushed, topics are fed again."""
+        assert self.broker is not None
+        self._stop_all(lambda _: None, flush=drain)
+        self.broker.stop()
+        self.recycled += 1
+        self._open()
+        self._start_all()
+
+    def _stop_all(self, tick: Tick, *, flush: bool = True) -> None:
+        """Stop in the order of the flow: makers, then words, then (all rows written) the sink."""
+        last = {"words", "linearize", "verify"}
+        makers = [p for p in self.processes if p.spec.name not in {*last, "sink"}]
+        words = [p for p in self.processes if p.spec.name in last]
+        sinks = [p for p in self.processes if p.spec.name == "sink"]
+        for group in (makers, words):
+            _stop(group, GRACE_S, lambda: tick(self))
+        if flush and sinks and sinks[0].pid and (self.broker is None or self.broker.alive()):
+            self._await_sinks()
+        _stop(sinks, SINK_GRACE_S, lambda: tick(self))
+        if flush and self.broker and self.processes and self.broker.alive():
+            save_offsets(self.settings, wait_s=5.0)
+
+    def _await_sinks(self) -> None:
+        """Wait until the tables hold everything that the topics hold."""
+        datasets = Datasets(self.data / "datasets")
+        ids = kafka.topic_ids(self.settings)
+        end = kafka.highwater(self.settings, [topic.name for topic in TOPICS])
+        deadline = time.monotonic() + SINK_GRACE_S
+        while time.monotonic() < deadline:
+            held = {topic.name: datasets.offsets(topic.table) for topic in TOPICS}
+            behind = [
+                (topic.name, partition)
+                for topic in TOPICS
+                for (name, partition), high in end.items()
+                if name == topic.name and held[name].get(f"{topic.table}:{ids[name]}:{partition}", -1) < high - 1
+            ]
+            if not behind:
+                return
+            time.sleep(TICK_S)
+
+
+def _records(rows: list[dict[str, object]], spec: Spec) -> int:
+    return sum(int(str(row.get("records", 0))) for row in rows if row.get("stage") in spec.stages)
+
+
+def _stop(processes: list[Process], grace: float, tick: Callable[[], None]) -> None:
+    for process in processes:
+        process.ask_to_stop()
+    deadline = time.monotonic() + grace
+    while any(process.pid for process in processes) and time.monotonic() < deadline:
+        tick()
+        time.sleep(TICK_S)
+    for process in processes:
+        process.wait(deadline)
+
+
+def _lock(data: Path) -> TextIO:
+    """Hold the data directory: one `factory up` at a time, and room on its disk.
+
+    Raises:
+        BadSettings: for a directory that is in use, not writable or on a full disk.
+    """
+    try:
+        (data / "state").mkdir(parents=True, exist_ok=True)
+        lock = (data / "state" / "up.lock").open("a+")
+    except OSError as error:
+        raise BadSettings(f"{data}: not writable ({error.strerror}); choose another directory with --data") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BadSettings(f"{data}: another `factory up` runs there; stop it or choose --data DIR") from None
+    free = shutil.disk_usage(data).free
+    if free < MIN_FREE_BYTES:
+        raise BadSettings(f"{data}: only {free // 1_000_000} MB free on its disk; free some or choose --data DIR")
+    return lock

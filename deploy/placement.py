@@ -1,0 +1,34 @@
+"""Which stages share a process on this machine. Placement never changes a consumer group, so never its offsets."""
+
+import os
+
+from deploy.process import Spec
+from deploy.stages import ENGINE_STAGES, LOOP_STAGES, WORD_STAGES
+from schemas.settings import Settings
+
+SHARED_BELOW_CORES = 8
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA device file is there (asking torch would cost seconds)."""
+    return os.path.exists("/dev/nvidiactl")  # noqa: PTH110 - a device file, not a path we handle
+
+
+def is_shared(settings: Settings) -> bool:
+    """Whether search, sample and evaluate share one engine."""
+    if settings.factory.workers != "auto":
+        return settings.factory.workers == "shared"
+    return not has_gpu() and (os.cpu_count() or 1) < SHARED_BELOW_CORES
+
+
+def plan(settings: Settings) -> list[Spec]:
+    """The processes of one machine, sinks first so that nothing waits unwritten."""
+    threads = {"sft": settings.sft.threads, "rl": settings.rl.threads}
+    loops = [Spec(name=s, stages=(s,), arguments=(s,), threads=threads.get(s, 1)) for s in LOOP_STAGES]
+    loops.sort(key=lambda spec: spec.name != "sink")
+    if is_shared(settings):
+        hosts = [("engine", ENGINE_STAGES, settings.engine.threads), ("words", WORD_STAGES, 1)]
+    else:
+        hosts = [(s, (s,), settings.engine.threads) for s in ENGINE_STAGES] + [(s, (s,), 1) for s in WORD_STAGES]
+    hosted = [Spec(name=n, stages=tuple(s), arguments=("host", *s), threads=t) for n, s, t in hosts]
+    return [loops[0], *hosted, *loops[1:]]

@@ -1,0 +1,159 @@
+r"""What a response says its answer is, and when two answers are the same number or the same text: exact, pure, no evaluation.
+
+Model output is hostile until read: every pattern here is linear in the text, digits are ASCII only (a superscript two is
+not a 2), exponents have at most three digits, and nothing is ever evaluated.
+"""
+
+import re
+import unicodedata
+from fractions import Fraction
+
+import msgspec
+
+_BOXED = re.compile(r"\\boxed\s*\{")
+_ANSWER = re.compile(r"(?im)^\W{0,4}(?:the )?(?:final )?answer(?: is)?\s*[:=]\s*(?=\S)")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+_LATEX = (
+    (re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])"), ""),
+    (re.compile(r"\\[dt]frac(?![a-zA-Z])"), r"\\frac"),
+    (re.compile(r"\{,\}"), ","),
+    (re.compile(r"(?<=[0-9])\\[,; ](?=[0-9]{3}(?![0-9]))"), ""),
+    (re.compile(r"\\!"), ""),
+    (re.compile(r"\\[,;: ]|~|\\quad(?![a-zA-Z])|\u00a0|\u202f|\u2009"), " "),
+    (re.compile(r"\\([$%])"), r"\1"),
+    (re.compile("[\u2212\u2013\u2012]"), "-"),
+)
+_INNER_SPACE = re.compile(r"(?<!\w) | (?!\w)")
+_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox)\s*\{([^{}]*)\}")
+
+_INTEGER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+_DECIMAL = rf"(?:{_INTEGER}(?:\.[0-9]*)?|\.[0-9]+)"
+_NUMBER = re.compile(
+    rf"(?P<sign>[-+]?)\s*[$\u20ac\u00a3\u00a5]?\s*(?P<minus>-?)\s*(?:"
+    rf"(?:(?P<whole>{_INTEGER})(?:\s+|\s*(?=\\)))?(?:(?P<over>{_INTEGER})\s*/\s*(?P<under>{_INTEGER})"
+    rf"|\\frac\s*(?:\{{\s*(?P<over2>[-+]?{_DECIMAL})\s*\}}\s*\{{\s*(?P<under2>[-+]?{_DECIMAL})\s*\}}|(?P<over1>[0-9])(?P<under1>[0-9])))"
+    rf"|(?P<top>{_DECIMAL})\s*/\s*(?P<bottom>[-+]?{_DECIMAL})"
+    rf"|(?P<plain>{_DECIMAL}(?:[eE][-+]?[0-9]{{1,3}})?))"
+    r"\s*[\u20ac\u00a3\u00a5]?\s*(?P<percent>%|[Pp]ercent)?"
+)
+_UNITS = re.compile(r"\s+(?P<words>[A-Za-z]+(?:[ -][A-Za-z]+){0,4})")
+_NOT_UNITS = frozenset(
+    "and or to of thousand million billion trillion hundred dozen half halves third thirds quarter quarters pi e i "
+    "squared cubed times plus minus divided over by mod remainder percent point negative not".split()
+)
+
+
+class Rational(msgspec.Struct, frozen=True):
+    """An exact number and whether it was written as a percentage (then `value` is the number before the sign)."""
+
+    value: Fraction
+    percent: bool = False
+
+    def same(self, other: "Rational") -> bool:
+        r"""Equality of two answers.
+
+        A percent sign is a unit that graders of MATH and GSM8K leave out, and also a factor of 1/100: where only one side
+        has it, both readings count (50% is 50 to one gold answer and 0.5 to another).
+        """
+        if self.percent == other.percent or self.value == other.value:
+            return self.value == other.value
+        mine, others = (side.value / 100 if side.percent else side.value for side in (self, other))
+        return mine == others
+
+
+def extract_answer(text: str) -> str:
+    r"""The last answer that a response states: a balanced \boxed{...} or the rest of an 'Answer:' line; '' for none.
+
+    A statement that was begun last and not finished (an open brace at the end) is not replaced by an earlier one.
+    """
+    boxed = line = None
+    for boxed in _BOXED.finditer(text):
+        pass
+    for line in _ANSWER.finditer(text):
+        pass
+    if boxed is not None and (line is None or boxed.start() > line.start()):
+        return _balanced(text, boxed.end())
+    if line is None:
+        return ""
+    end = text.find("\n", line.end())
+    return text[line.end() : end if end >= 0 else len(text)].strip(" \t\r*_`")
+
+
+def _balanced(text: str, start: int) -> str:
+    """The text from `start` to the brace that closes the one before it; '' where none does."""
+    depth = 1
+    for brace in _BRACE.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+        if depth == 0:
+            return text[start : brace.start()].strip()
+    return ""
+
+
+def clean(answer: str) -> str:
+    r"""The answer without what only dresses it: math delimiters, \left, thin spaces, a full stop at the end."""
+    for pattern, new in _LATEX:
+        answer = pattern.sub(new, answer)
+    answer = " ".join(answer.split()).strip("*`_ ")
+    if answer.endswith(".") and not answer.endswith(".."):
+        answer = answer[:-1].rstrip()
+    for left, right in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
+        if len(answer) > len(left + right) and answer.startswith(left) and answer.endswith(right):
+            answer = answer[len(left) : -len(right)].strip()
+    return answer
+
+
+def normal(answer: str) -> str:
+    """The form in which equal strings are equal answers; a space between two words or numbers stays ('1 1/2')."""
+    return _INNER_SPACE.sub("", _TEXT.sub(r"\1", clean(answer)))
+
+
+def words(answer: str) -> str:
+    """The form of a text answer: case, spacing and punctuation around it do not count."""
+    plain = unicodedata.normalize("NFC", _TEXT.sub(r"\1", clean(answer)))
+    return " ".join(plain.casefold().split()).strip(" .,;:!?'\"()[]")
+
+
+def rational(answer: str, *, units: bool = False) -> Rational | None:
+    r"""The exact number that an answer is, or None.
+
+    Integers with or without thousands separators, decimals, a/b, \frac{a}{b}, mixed numbers, currency, percent.
+
+    Args:
+        answer: as extract_answer gives it.
+        units: whether words may follow the number ('18 apples'); never for algebra, where '3 pi' is not 3.
+    """
+    text = _TEXT.sub(r" \1", clean(answer)) if units else clean(answer)
+    match = _NUMBER.match(text)
+    if match is None:
+        return None
+    rest = _UNITS.fullmatch(text, match.end()) if units else None
+    named = rest is not None and not _NOT_UNITS & set(re.split("[ -]", rest["words"].lower()))
+    if match.end() != len(text) and not named:
+        return None
+    value = _value(match)
+    return None if value is None else Rational(value, percent=bool(match["percent"]))
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    over = match["over"] or match["over1"] or match["over2"] or match["top"]
+    under = match["under"] or match["under1"] or match["under2"] or match["bottom"]
+    if match["sign"] and match["minus"]:
+        return None
+    if over is None or under is None:
+        value = _number(match["plain"])
+    else:
+        if _number(under) == 0:
+            return None
+        value = _number(match["whole"] or "0") + _number(over) / _number(under)
+    return -value if "-" in (match["sign"], match["minus"]) else value
+
+
+def _number(text: str) -> Fraction:
+    return Fraction(text.replace(",", ""))
+
+
+def answer_key(answer: str) -> str:
+    """The same for answers that are equal as numbers or as strings; what 'pairwise distinct answers' compares."""
+    number = rational(answer)
+    return normal(answer) if number is None else f"{number.value}{'%' if number.percent else ''}"

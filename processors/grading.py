@@ -1,0 +1,129 @@
+r"""Whether a response is right, as one of five outcomes, however hostile the response is.
+
+A ladder, cheapest first: string equality, exact rationals (processors/answers.py), and only for the 'math' grader
+math-verify, in processes that can be killed (processors/grading_pool.py). The pool starts at its first use: policies that
+only do arithmetic never pay for it. Outcomes are never a bare bool: 'unparsable' (no readable answer), 'timeout' and
+'rejected' (refused unread by a guard, or the grading process died on it) are told apart from 'wrong'.
+"""
+
+import asyncio
+import re
+import time
+
+import msgspec
+
+from processors import countdown
+from processors.answers import Rational, answer_key, extract_answer, normal, rational, words
+from processors.grading_pool import Pool
+from schemas.messages import Outcome, Problem
+from schemas.settings import Settings, VerifySection
+
+__all__ = ["Grader", "Verdict", "answer_key", "extract_answer", "grade_fast", "guard", "reward"]
+
+MAX_NESTING = 30
+_OPEN, _CLOSE = "{([", "})]"
+_DANGER = (
+    re.compile(r"[0-9]{101}"),
+    re.compile(r"(?:\^|\*\*)\s*[{(]*\s*[-+]?(?:[0-9]{5,}|[0-9]{1,3},[0-9]{3})"),
+    re.compile(r"(?:\^|\*\*)\s*[{(]*\s*[-+]?[0-9.,]+[\s})]*(?:\^|\*\*|!)"),
+    re.compile(r"[0-9]{4,}[\s})]*!"),
+    re.compile(r"![\s})]*!"),
+    re.compile(r"![\s})]*(?:\^|\*\*)|(?:\^|\*\*)[^,;=]{0,40}!"),
+    re.compile(r"\\[dt]?binom[\s{(]*[^}]{0,40}[0-9]{5,}|[0-9]{5,}\s*\\choose"),
+    re.compile(r"[0-9](?:[0-9.,]|\s){0,40}[eE][-+]?[0-9]{4,}"),
+)
+"""Shapes whose evaluation costs seconds or gigabytes: towers, huge exponents, factorials, binomials."""
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """The outcome for one response, the answer it stated (cut to the limit) and the seconds the grading took."""
+
+    outcome: Outcome
+    answer: str
+    seconds: float = 0.0
+
+
+def reward(outcome: Outcome) -> float:
+    """+1 for correct, -1 for everything else (docs/architecture.md, RL)."""
+    return 1.0 if outcome == "correct" else -1.0
+
+
+def grade_fast(problem: Problem, text: str, max_chars: int = VerifySection().max_answer_chars) -> Outcome | None:
+    """The outcome of a response without math-verify, or None where only that can tell."""
+    return _ladder(problem, extract_answer(text), max_chars)
+
+
+def guard(answer: str) -> bool:
+    """Whether an answer is safe enough to hand to a computer algebra system (the kill and the memory limit come on top)."""
+    depth = deepest = 0
+    for character in answer:
+        depth += (character in _OPEN) - (character in _CLOSE)
+        deepest = max(deepest, depth)
+    return deepest <= MAX_NESTING and not any(pattern.search(answer) for pattern in _DANGER)
+
+
+def _ladder(problem: Problem, answer: str, max_chars: int) -> Outcome | None:
+    if not answer:
+        return "unparsable"
+    if len(answer) > max_chars or len(problem.answer) > max_chars:
+        return "rejected"
+    if problem.grader == "countdown":
+        return countdown.grade(problem.metadata, answer)
+    if problem.grader == "text":
+        return "correct" if words(answer) == words(problem.answer) != "" else "wrong"
+    if normal(answer) == normal(problem.answer):
+        return "correct"
+    units = problem.grader == "numeric"
+    said, gold = rational(answer, units=units), rational(problem.answer, units=units)
+    if said is not None and gold is not None:
+        return _numbers(said, gold)
+    if units:
+        return "unparsable" if said is None and gold is not None else "wrong"
+    return None if guard(answer) and guard(problem.answer) else "rejected"
+
+
+def _numbers(said: Rational, gold: Rational) -> Outcome:
+    return "correct" if said.same(gold) else "wrong"
+
+
+class Grader:
+    """Grades responses; safe to use from one event loop and from threads. `close()` ends its processes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings.verify
+        self.pool = Pool(settings.verify)
+
+    async def grade(self, problem: Problem, text: str) -> Verdict:
+        """The verdict on one response.
+
+        Raises:
+            GraderBroken: where the grading process cannot be started at all.
+        """
+        start = time.perf_counter()
+        answer, outcome = self._fast(problem, text)
+        if outcome is None:
+            outcome = await self.pool.ask(problem.answer, answer)
+        return self._verdict(outcome, answer, start)
+
+    async def grade_many(self, pairs: list[tuple[Problem, str]]) -> list[Verdict]:
+        """The verdicts, one a pair and in the order of the pairs, whatever happens to single ones."""
+        return list(await asyncio.gather(*(self.grade(problem, text) for problem, text in pairs)))
+
+    def grade_sync(self, problem: Problem, text: str) -> Verdict:
+        """As `grade`, for callers without an event loop; waits its turn for a grading process."""
+        start = time.perf_counter()
+        answer, outcome = self._fast(problem, text)
+        if outcome is None:
+            outcome = self.pool.ask_sync(problem.answer, answer)
+        return self._verdict(outcome, answer, start)
+
+    def close(self) -> None:
+        """End the grading processes; a later grade starts them again."""
+        self.pool.close()
+
+    def _fast(self, problem: Problem, text: str) -> tuple[str, Outcome | None]:
+        answer = extract_answer(text)
+        return answer, _ladder(problem, answer, self.settings.max_answer_chars)
+
+    def _verdict(self, outcome: Outcome, answer: str, start: float) -> Verdict:
+        return Verdict(outcome, answer[: self.settings.max_answer_chars], time.perf_counter() - start)

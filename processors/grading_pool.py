@@ -1,0 +1,176 @@
+"""Grading processes that can be killed: math-verify reached over JSON lines, started at the first question.
+
+A Worker is one subprocess (processors/grading_worker.py) that forks a child to grade and kills it past the deadline. Here is the
+second line: a worker that dies or goes silent is killed and replaced and its question asked once more, so that every question gets
+exactly one outcome, whoever was killed in between.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import queue
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import get_args
+
+from schemas.messages import Outcome
+from schemas.settings import VerifySection
+
+START_S = 120.0
+"""Importing math-verify takes 2 s alone and much longer on a busy machine."""
+ATTEMPTS = 3
+REMEMBERED = 8192
+
+
+class GraderBroken(RuntimeError):
+    """The grading process does not start; the text holds what it said."""
+
+
+class WorkerDied(Exception):
+    """The worker ended or went silent while it held a question."""
+
+
+class Worker:
+    """One grading subprocess; not safe for two threads at once."""
+
+    def __init__(self, settings: VerifySection) -> None:
+        self.settings = settings
+        self.process: subprocess.Popen[bytes] | None = None
+        self.asked = 0
+
+    def ask(self, gold: str, answer: str) -> str:
+        """The outcome.
+
+        Raises:
+            WorkerDied: when the process ended or missed its own deadline by far; it is gone then.
+            GraderBroken: when it cannot be started.
+        """
+        process = self.process or self._start()
+        self.asked += 1
+        request = json.dumps({"id": self.asked, "gold": gold, "answer": answer}).encode() + b"\n"
+        assert process.stdin
+        try:
+            process.stdin.write(request)
+            process.stdin.flush()
+            reply = json.loads(self._line(process, 2 * self.settings.timeout_s + 10))
+        except (OSError, ValueError) as error:
+            self.end()
+            raise WorkerDied(str(error)) from error
+        if reply.get("id") != self.asked or reply.get("outcome") not in get_args(Outcome):
+            self.end()
+            raise WorkerDied("an answer to another question")
+        return str(reply["outcome"])
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        limits = ["--memory-mb", str(self.settings.memory_mb), "--timeout-s", str(self.settings.timeout_s)]
+        self.process = process = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).with_name("grading_worker.py")), *limits],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        try:
+            ready = json.loads(self._line(process, START_S))
+        except (OSError, ValueError) as error:
+            self.end()
+            raise WorkerDied(f"no start: {error}") from error
+        assert "ready" in ready
+        return process
+
+    def _line(self, process: subprocess.Popen[bytes], seconds: float) -> bytes:
+        """The next line of its output; ValueError (empty JSON) where it ended or stayed silent."""
+        assert process.stdout
+        descriptor, deadline, line = process.stdout.fileno(), time.monotonic() + seconds, b""
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        while not line.endswith(b"\n"):
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise ValueError("silent")
+            part = os.read(descriptor, 4096)
+            if not part:
+                raise ValueError("ended")
+            line += part
+        return line
+
+    def end(self) -> None:
+        """Kill and reap the process, if there is one."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):
+                if pipe:
+                    pipe.close()
+
+
+class Pool:
+    """`settings.workers` workers behind a thread each; answers already decided are remembered."""
+
+    def __init__(self, settings: VerifySection) -> None:
+        self.settings = settings
+        self.workers = [Worker(settings) for _ in range(max(1, settings.workers))]
+        self.free: queue.LifoQueue[Worker] = queue.LifoQueue()
+        for worker in self.workers:
+            self.free.put(worker)
+        self.executor = ThreadPoolExecutor(len(self.workers), "grading")
+        self.known: OrderedDict[tuple[str, str], Outcome] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def pids(self) -> list[int]:
+        """The process ids of the running workers."""
+        return [process.pid for worker in self.workers if (process := worker.process)]
+
+    async def ask(self, gold: str, answer: str) -> Outcome:
+        """As `ask_sync`, without blocking the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self.executor, self.ask_sync, gold, answer)
+
+    def ask_sync(self, gold: str, answer: str) -> Outcome:
+        """math-verify's outcome; 'rejected' for a question on which every worker died.
+
+        Raises:
+            GraderBroken: when no worker can be started.
+        """
+        key = (gold, answer)
+        with self.lock:
+            if key in self.known:
+                self.known.move_to_end(key)
+                return self.known[key]
+        worker = self.free.get()
+        try:
+            outcome = self._try(worker, gold, answer)
+        finally:
+            self.free.put(worker)
+        if outcome in ("correct", "wrong", "unparsable"):
+            with self.lock:
+                self.known[key] = outcome
+                while len(self.known) > REMEMBERED:
+                    self.known.popitem(last=False)
+        return outcome
+
+    def _try(self, worker: Worker, gold: str, answer: str) -> Outcome:
+        died: WorkerDied | None = None
+        for _ in range(ATTEMPTS):
+            try:
+                outcome = worker.ask(gold, answer)
+            except WorkerDied as error:
+                died = error
+            else:
+                return next(known for known in get_args(Outcome) if known == outcome)
+        if died and str(died).startswith("no start"):
+            raise GraderBroken(f"the grading process does not start; try `python -c 'import math_verify'`: {died}")
+        return "rejected"
+
+    def close(self) -> None:
+        """Kill all workers; a later question starts them again."""
+        for worker in self.workers:
+            worker.end()

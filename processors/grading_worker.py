@@ -1,0 +1,141 @@
+"""The grading process: math-verify behind a fork, so that a hostile answer costs a child and never the grader.
+
+Run as a script by processors/grading_pool.py; requests and replies are JSON lines on stdin and stdout. This process imports
+math-verify once (seconds) and never grades: a forked child (milliseconds) does, under a memory limit. Past the deadline the child
+is killed and forked anew; the library's own signal-based timeouts are off. Nothing here imports the rest of the factory.
+"""
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+Judge = Callable[[str, str], str]
+
+
+def make_judge() -> Judge:
+    """math-verify as a function (gold, answer) -> outcome; both parsed as LaTeX, so no text ever reaches a Python parser."""
+    import logging
+
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    logging.disable(logging.CRITICAL)
+    config = [LatexExtractionConfig(boxed_match_priority=0)]
+
+    def read(answer: str) -> list[object]:
+        return list(parse("\\boxed{" + " ".join(answer.split()) + "}", config, parsing_timeout=None))
+
+    def judge(gold: str, answer: str) -> str:
+        said = read(answer)
+        if not any(not isinstance(part, str) for part in said):
+            return "unparsable"
+        return "correct" if verify(read(gold), said, timeout_seconds=None) else "wrong"
+
+    judge(r"\frac{1}{2}", "x^2+0.5")
+    return judge
+
+
+def child(judge: Judge, requests: int, replies: int, memory_mb: int, timeout_s: float) -> None:
+    """Answer requests until the pipe closes; an alarm with its default action ends a child whose parent is gone."""
+    limit = memory_mb << 20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.setrecursionlimit(2000)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    with os.fdopen(requests, "rb") as lines:
+        for line in lines:
+            signal.setitimer(signal.ITIMER_REAL, timeout_s + 1)
+            request = json.loads(line)
+            try:
+                outcome = judge(request["gold"], request["answer"])
+            except (MemoryError, RecursionError):
+                outcome = "rejected"
+            except Exception:  # noqa: BLE001 - a process edge: whatever a computer algebra system raises on hostile text
+                outcome = "unparsable"
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            os.write(replies, outcome.encode() + b"\n")
+
+
+class Child:
+    """A forked grader and the two pipes to it."""
+
+    def __init__(self, judge: Judge, memory_mb: int, timeout_s: float) -> None:
+        request_read, self.requests = os.pipe()
+        self.replies, reply_write = os.pipe()
+        self.timeout_s = timeout_s
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self.requests)
+            os.close(self.replies)
+            try:
+                child(judge, request_read, reply_write, memory_mb, timeout_s)
+            finally:
+                os._exit(0)
+        os.close(request_read)
+        os.close(reply_write)
+
+    def ask(self, line: bytes) -> str | None:
+        """The outcome, 'timeout', or None where the child died."""
+        deadline = time.monotonic() + self.timeout_s
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self.requests, line)
+        reply = b""
+        while not reply.endswith(b"\n"):
+            ready, _, _ = select.select([self.replies], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                return "timeout"
+            part = os.read(self.replies, 100)
+            if not part:
+                return None
+            reply += part
+        return reply.decode().strip()
+
+    def end(self) -> None:
+        """Kill and reap it."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.requests)
+        os.close(self.replies)
+
+
+def serve(memory_mb: int, timeout_s: float) -> None:
+    """Reply to each request line with one line, in order, until stdin closes; the first line says that it is ready."""
+    judge = make_judge()
+    gc.collect()
+    gc.freeze()
+    grader: Child | None = None
+    print(json.dumps({"ready": os.getpid()}), flush=True)
+    for line in sys.stdin.buffer:
+        outcome: str | None = None
+        for _ in range(2):
+            grader = grader or Child(judge, memory_mb, timeout_s)
+            outcome = grader.ask(line)
+            if outcome in (None, "timeout", "rejected"):
+                grader.end()
+                grader = None
+            if outcome is not None:
+                break
+        print(json.dumps({"id": json.loads(line)["id"], "outcome": outcome or "rejected"}), flush=True)
+    if grader:
+        grader.end()
+
+
+def main() -> None:
+    """Parse the limits and serve; Ctrl-C in a terminal is for the factory, which closes our stdin."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--memory-mb", type=int, required=True)
+    parser.add_argument("--timeout-s", type=float, required=True)
+    arguments = parser.parse_args()
+    serve(arguments.memory_mb, arguments.timeout_s)
+
+
+if __name__ == "__main__":
+    main()

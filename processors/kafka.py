@@ -1,0 +1,297 @@
+"""kafka-python with this factory's settings in one place, because its defaults lose or refuse our messages.
+
+Its defaults start at the end of a topic, commit by themselves, read uncommitted records and cap messages at 1 MiB.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError, TopicAlreadyExistsError
+
+from processors.status import alive
+from schemas.codec import encode
+from schemas.messages import Message
+from schemas.settings import Settings
+from schemas.topics import BY_MESSAGE, TOPICS, Topic, message_key
+
+STALL_S = 30.0
+"""A read that makes no progress for this long gives up with a clear error."""
+
+
+class BrokerMissing(RuntimeError):
+    """No broker answers; the text says where it was looked for and what to do."""
+
+
+class EmbeddedAddress(msgspec.Struct, frozen=True):
+    """data/broker.json: where the embedded broker of a data directory listens."""
+
+    bootstrap: str
+    pid: int
+
+
+def address_file(settings: Settings) -> Path:
+    """The file in which the embedded broker announces itself."""
+    return Path(settings.factory.data) / "broker.json"
+
+
+def bootstrap(settings: Settings) -> str:
+    """HOST:PORT[,HOST:PORT...] of the cluster, or else of this data directory's embedded broker.
+
+    Raises:
+        BrokerMissing: when neither is there.
+    """
+    if settings.broker.bootstrap:
+        return settings.broker.bootstrap
+    path = address_file(settings)
+    hint = "start one with `factory up` or `factory broker`, or name a cluster with --broker HOST:PORT"
+    try:
+        address = msgspec.json.decode(path.read_bytes(), type=EmbeddedAddress)
+    except FileNotFoundError:
+        raise BrokerMissing(f"no broker: {path} does not exist; {hint}") from None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise BrokerMissing(f"no broker: {path} cannot be read ({error}); {hint}") from error
+    if not alive(address.pid):
+        raise BrokerMissing(f"no broker: the one in {path} (process {address.pid}) has ended; {hint}")
+    return address.bootstrap
+
+
+def _common(settings: Settings) -> dict[str, Any]:
+    return {
+        "bootstrap_servers": bootstrap(settings).split(","),
+        "bootstrap_timeout_ms": int(settings.broker.connect_timeout_s * 1000),
+        "reconnect_backoff_max_ms": 2000,
+        "allow_auto_create_topics": False,
+        "receive_message_max_bytes": 1_000_000_000,
+        "metrics_enabled": False,
+    }
+
+
+@contextlib.contextmanager
+def _reaching(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except (KafkaError, OSError) as error:
+        where = bootstrap(settings)
+        raise BrokerMissing(
+            f"no broker answered at {where} within {settings.broker.connect_timeout_s:g} s ({type(error).__name__}): "
+            "start it, or name another with --broker HOST:PORT"
+        ) from error
+
+
+def producer(settings: Settings, **options: Any) -> KafkaProducer:  # noqa: ANN401 - kafka-python's own options
+    """An idempotent producer (acks=all) that takes messages up to the factory's size limit.
+
+    Raises:
+        BrokerMissing: when no broker answers within broker.connect_timeout_s.
+    """
+    codec = settings.broker.compression
+    config = {
+        **_common(settings),
+        "acks": "all",
+        "enable_idempotence": True,
+        "max_request_size": settings.broker.message_max_bytes,
+        "compression_type": None if codec == "none" else codec,
+        "linger_ms": 5,
+        **options,
+    }
+    with _reaching(settings):
+        return KafkaProducer(**config)
+
+
+def consumer(
+    settings: Settings,
+    topics: Iterable[str] = (),
+    group: str | None = None,
+    **options: Any,  # noqa: ANN401 - kafka-python's own options
+) -> KafkaConsumer:
+    """A consumer from the earliest record, without auto-commit.
+
+    Args:
+        settings: broker limits and timeouts.
+        topics: with a group they are subscribed; without one, all their partitions are assigned (no 3 s wait).
+        group: the consumer group, None = none.
+        options: overrides of kafka-python's settings.
+
+    Raises:
+        BrokerMissing: when no broker answers, or a topic has not been created.
+    """
+    names = list(topics)
+    broker = settings.broker
+    config = {
+        **_common(settings),
+        "group_id": group,
+        "auto_offset_reset": "earliest",
+        "enable_auto_commit": False,
+        "isolation_level": "read_committed",
+        "fetch_max_wait_ms": 200,
+        "max_partition_fetch_bytes": broker.message_max_bytes,
+        "session_timeout_ms": broker.session_timeout_ms,
+        "heartbeat_interval_ms": broker.session_timeout_ms // 3,
+        "max_poll_interval_ms": broker.rebalance_timeout_ms,
+        **options,
+    }
+    with _reaching(settings):
+        made = KafkaConsumer(**config)
+        if names and group is not None:
+            made.subscribe(names)
+        elif names:
+            made.assign(partitions(made, names))
+    return made
+
+
+def partitions(client: KafkaConsumer, topics: Iterable[str]) -> list[TopicPartition]:
+    """All partitions of the topics, in order.
+
+    Raises:
+        BrokerMissing: for a topic that the broker does not have.
+    """
+    found: list[TopicPartition] = []
+    for topic in topics:
+        numbers = client.partitions_for_topic(topic)
+        if not numbers:
+            raise BrokerMissing(f"the broker has no topic {topic!r}: create the topics with `factory topics create`")
+        found += [TopicPartition(topic, number) for number in sorted(numbers)]
+    return found
+
+
+@contextlib.contextmanager
+def admin(settings: Settings) -> Iterator[KafkaAdminClient]:
+    """An admin client, closed on leaving.
+
+    Raises:
+        BrokerMissing: when no broker answers within broker.connect_timeout_s.
+    """
+    config = _common(settings)
+    for name in ("allow_auto_create_topics",):
+        del config[name]
+    with _reaching(settings):
+        client = KafkaAdminClient(**config)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def send(client: KafkaProducer, message: Message) -> Any:  # noqa: ANN401 - kafka-python's future
+    """Send a message to its topic under its key; the returned future's .get() raises where it was not acknowledged."""
+    return client.send(BY_MESSAGE[type(message)].name, value=encode(message), key=message_key(message))
+
+
+def topic_config(topic: Topic, settings: Settings) -> dict[str, str]:
+    """The broker-side settings a topic is created with. Only `weights` forgets; the rest is kept for replays."""
+    config = {"max.message.bytes": str(settings.broker.message_max_bytes)}
+    return config | ({"cleanup.policy": "compact"} if topic.compacted else {"retention.ms": "-1"})
+
+
+def create_topics(settings: Settings) -> list[str]:
+    """Create the topics that are missing, with explicit partitions; returns the names of the new ones."""
+    with admin(settings) as client:
+        there = set(client.list_topics())
+        missing = [topic for topic in TOPICS if topic.name not in there]
+        for topic in missing:
+            wanted = {
+                "num_partitions": topic.partitions(settings),
+                "replication_factor": settings.broker.replication_factor,
+                "configs": topic_config(topic, settings),
+            }
+            # Two processes may create the same topic at the same moment: the loser has what it wanted.
+            with contextlib.suppress(TopicAlreadyExistsError):
+                client.create_topics({topic.name: wanted})
+        client.wait_for_topics([topic.name for topic in TOPICS], timeout_ms=int(STALL_S * 1000))
+    return [topic.name for topic in missing]
+
+
+def topic_ids(settings: Settings) -> dict[str, str]:
+    """The UUID of each of our topics that exists: a recreated topic starts again at offset 0 under another UUID."""
+    names = {topic.name for topic in TOPICS}
+    with admin(settings) as client:
+        described = client.describe_topics(sorted(names & set(client.list_topics())))
+    return {topic["name"]: str(topic["topic_id"]) for topic in described if not topic["error_code"]}
+
+
+def committed(settings: Settings, group: str) -> dict[tuple[str, int], int]:
+    """The group's committed offsets (next to read) by (topic, partition); partitions without one are left out."""
+    with admin(settings) as client:
+        offsets = client.list_group_offsets(group).get(group, {})
+    return {(at.topic, at.partition): value.offset for at, value in offsets.items() if value.offset >= 0}
+
+
+def highwater(settings: Settings, topics: Iterable[str]) -> dict[tuple[str, int], int]:
+    """The offset after the last record of each partition.
+
+    The embedded broker's end_offsets() counts the last batch as one record, so this seeks to what it says and takes
+    the high watermark that comes with the fetched answer.
+
+    Raises:
+        BrokerMissing: when no answer comes within 30 s.
+    """
+    client = consumer(settings, topics, fetch_max_wait_ms=20, max_partition_fetch_bytes=65_536)
+    try:
+        return {(at.topic, at.partition): end for at, end in _ends(settings, client).items()}
+    finally:
+        client.close()
+
+
+def _ends(settings: Settings, client: KafkaConsumer) -> dict[TopicPartition, int]:
+    with _reaching(settings):
+        assigned = sorted(client.assignment())
+        for at, offset in client.end_offsets(assigned).items():
+            client.seek(at, offset)
+        found: dict[TopicPartition, int] = {}
+        deadline = time.monotonic() + STALL_S
+        while len(found) < len(assigned):
+            client.poll(50)
+            found = {at: end for at in assigned if (end := client.highwater(at)) is not None}
+            if time.monotonic() > deadline:
+                late = [f"{at.topic}/{at.partition}" for at in assigned if at not in found]
+                raise BrokerMissing(f"no end offset of {', '.join(late)} came within {STALL_S:g} s")
+    return found
+
+
+def lag(settings: Settings, group: str, topic: str) -> int:
+    """How many records of the topic lie at or beyond the group's committed offsets."""
+    done = committed(settings, group)
+    return sum(max(0, end - done.get(at, 0)) for at, end in highwater(settings, [topic]).items())
+
+
+def tail(settings: Settings, topic: str, start: dict[int, int]) -> Iterator[Any]:
+    """The topic's records from given offsets to its present end, partition by partition interleaved.
+
+    Args:
+        settings: where the broker is.
+        topic: its name.
+        start: first offset by partition; a partition that is not named begins at its first record.
+
+    Raises:
+        BrokerMissing: when nothing arrives for 30 s although the end is not reached.
+    """
+    ends = {at: end for at, end in highwater(settings, [topic]).items() if end > start.get(at[1], 0)}
+    client = consumer(settings)
+    try:
+        client.assign([TopicPartition(*at) for at in ends])
+        for at in client.assignment():
+            client.seek(at, start.get(at.partition, 0))
+        deadline = time.monotonic() + STALL_S
+        while any(client.position(TopicPartition(*at)) < end for at, end in ends.items()):
+            for at, records in client.poll(100).items():
+                deadline = time.monotonic() + STALL_S
+                yield from (record for record in records if record.offset < ends[at.topic, at.partition])
+            if time.monotonic() > deadline:
+                raise BrokerMissing(f"topic {topic!r}: nothing came for {STALL_S:g} s before its end was reached")
+    finally:
+        client.close()
+
+
+def write_address(settings: Settings, address: EmbeddedAddress) -> None:
+    """Announce an embedded broker by rename."""
+    path = address_file(settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"bootstrap": address.bootstrap, "pid": address.pid}), "utf-8")
+    temporary.replace(path)

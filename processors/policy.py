@@ -1,0 +1,132 @@
+"""The policy as a thing one asks: requests in, completions out, whichever engine is behind.
+
+Search, sampler and evaluator know only these types. A request names the sha256 of the weights it wants, because a tree
+or an evaluation stays with the version it began with while training goes on; the engine queues by sha and switches.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from processors.chat import Chat, resolve
+from schemas.messages import Weights
+from schemas.settings import Settings
+
+Finish = Literal["stop", "length", "abort"]
+
+
+class EngineDied(RuntimeError):
+    """The engine cannot go on; every request in it failed and the process should end."""
+
+
+class EngineUnreachable(RuntimeError):
+    """No engine answers at engine.url; the text says what to do."""
+
+
+class UnknownWeights(RuntimeError):
+    """A request names weights that were never announced, or that this engine cannot load."""
+
+
+class ProbeFailed(RuntimeError):
+    """The engine's log-probs disagree with the trainer's: these weights are not what was announced."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One sequence to sample.
+
+    `seed` makes the tokens the same alone and in a crowd; `stop` strings end the response and their tokens stay in it;
+    `temperature` 0 is greedy. The end-of-text token always ends a response and is its last token.
+    """
+
+    prompt_ids: list[int]
+    max_tokens: int
+    temperature: float = 1.0
+    stop: list[str] = []
+    seed: int | None = None
+    weights: str
+    """sha256 of the weights."""
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """What was sampled, token-exact.
+
+    `logprobs[i]` (nats) is the log-probability of `token_ids[i]` under the distribution it was drawn from, temperature
+    included (greedy: at temperature 1). `text` is what the tokens say, stop string included, special tokens left out.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    text: str
+    finish: Finish
+    version: int
+    sha: str
+
+
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
+    """A moment of an engine. `tokens` = generated since its start; version -1 and sha '' before the first weights."""
+
+    tokens: int = 0
+    running: int = 0
+    waiting: int = 0
+    version: int = -1
+    sha: str = ""
+    cache_hit_rate: float = 0.0
+    """Prompt tokens found in the prefix cache, as a share of those looked up."""
+    switches: int = 0
+    """How often the weights were changed."""
+
+
+class Catalog(Protocol):
+    """What an engine asks of processors.versions.Versions."""
+
+    def by_sha(self, sha: str) -> Weights | None:
+        """The announced weights with this sha256, None where none are known."""
+
+
+class Reporter(Protocol):
+    """What an engine tells processors.status.Status."""
+
+    def add(self, *, records: int = 0, errors: int = 0, tokens: int = 0) -> None:
+        """Count."""
+
+    def set(self, **fields: Any) -> None:
+        """Show."""
+
+
+class Engine(Protocol):
+    """An engine. Errors: UnknownWeights, ProbeFailed (this request), EngineDied (all; the process should end)."""
+
+    async def generate(self, request: Request) -> Completion:
+        """Sample one response. A prompt without room for a token gives no tokens and finish 'length'."""
+
+    async def generate_many(self, requests: Sequence[Request]) -> list[Completion]:
+        """Sample responses together, in the requests' order; the first error ends all."""
+
+    async def score(self, token_ids: Sequence[int], sha: str) -> list[float]:
+        """Log-probs (nats, temperature 1) of token_ids[1:], each given what precedes it; shape [len - 1]."""
+
+    def stats(self) -> EngineStats:
+        """A moment of this engine."""
+
+    def close(self) -> None:
+        """Stop it; what is in it fails with EngineDied."""
+
+
+def open_engine(settings: Settings, versions: Catalog, status: Reporter) -> Engine:
+    """The engine the settings ask for: a `vllm serve` at engine.url, or one in this process.
+
+    The structure and tokenizer come from policy.path; weights are loaded when a request first names them.
+
+    Raises:
+        EngineUnreachable: nothing answers at engine.url.
+        BadPolicy: policy.path is not a policy.
+    """
+    chat = Chat(resolve(settings.policy.path), settings.policy)
+    if settings.engine.url:
+        from processors.engine_remote import RemoteEngine
+
+        return RemoteEngine(settings, versions, status, chat)
+    from processors.engine_vllm import VllmEngine
+
+    return VllmEngine(settings, versions, status, chat)

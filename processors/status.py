@@ -1,0 +1,150 @@
+"""What a process is doing right now, as a small JSON file the panel reads: a process can be seen without a connection to it.
+
+A status is an observation, never a record: nothing reads it to decide what is done (offsets and tables say that).
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from schemas.settings import Settings
+
+INTERVAL_S = 1.0
+
+
+class Status:
+    """Counters and free-form fields of one stage in one process, written every second by a daemon thread.
+
+    Args:
+        settings: factory.data holds the `status` folder.
+        stage: the stage's name; the file is data/status/<stage>-<pid>.json.
+    """
+
+    def __init__(self, settings: Settings, stage: str) -> None:
+        self.stage = stage
+        self.path = Path(settings.factory.data) / "status" / f"{stage}-{os.getpid()}.json"
+        self.started = time.time()
+        self._lock = threading.Lock()
+        self._counts: dict[str, int] = {"records": 0, "errors": 0, "tokens": 0}
+        self._fields: dict[str, Any] = {}
+        self._in_flight = 0
+        self._progress = self.started
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, **counts: int) -> None:
+        """Count up: add(records=1, tokens=250). Any name may be counted."""
+        with self._lock:
+            for name, count in counts.items():
+                self._counts[name] = self._counts.get(name, 0) + count
+            if counts.get("records"):
+                self._progress = time.time()
+
+    def set(self, **fields: Any) -> None:  # noqa: ANN401 - any JSON value
+        """Set free-form fields: set(version=3). Values must be JSON."""
+        with self._lock:
+            self._fields.update(fields)
+
+    @property
+    @contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """`with status.in_flight:` counts one more unit in hand."""
+        with self._lock:
+            self._in_flight += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_flight -= 1
+
+    def read(self) -> dict[str, Any]:
+        """The status as it is written: stage, pid, times (s since the epoch), in_flight, counters, fields."""
+        with self._lock:
+            return {
+                **self._fields,
+                **self._counts,
+                "in_flight": self._in_flight,
+                "stage": self.stage,
+                "pid": os.getpid(),
+                "started": self.started,
+                "progress": self._progress,
+                "time": time.time(),
+            }
+
+    def write(self) -> None:
+        """Write the file once, by rename: a reader never sees half of it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(f".tmp{threading.get_ident()}")
+        temporary.write_text(json.dumps(self.read()), "utf-8")
+        temporary.replace(self.path)
+
+    def start(self) -> "Status":
+        """Write now and then every second. A disk that is full is no reason to stop the work: the write is skipped."""
+        self.write()
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._loop, name=f"status-{self.stage}", daemon=True)
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Stop writing and remove the file: a process that ended well leaves no status behind."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(5)
+            self._thread = None
+        self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> "Status":
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _loop(self) -> None:
+        while not self._stopping.wait(INTERVAL_S):
+            try:
+                self.write()
+            except OSError:
+                continue
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this machine with that id exists (a zombie does not count)."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+    except OSError:
+        return _signalable(pid)
+    return bool(state) and state[0] != "Z"
+
+
+def _signalable(pid: int) -> bool:
+    """The same for systems without /proc."""
+    if Path("/proc/self/stat").exists():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def read_all(data: Path | str) -> list[dict[str, Any]]:
+    """Every live process's status under a data directory, by stage and pid; files of dead processes are dropped."""
+    found: list[dict[str, Any]] = []
+    for path in sorted((Path(data) / "status").glob("*-*.json")):
+        try:
+            status = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError):
+            continue
+        if alive(int(status["pid"])):
+            found.append(status)
+        else:
+            path.unlink(missing_ok=True)
+    return found

@@ -1,0 +1,88 @@
+"""Fixtures every folder shares: a real broker for each test, and settings that point at it.
+
+Without KAFKA_BOOTSTRAP each test starts its own embedded broker (milliseconds). With it, the same tests run against
+that cluster, and the factory's topics and groups are deleted before each test.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from deploy.broker import EmbeddedBroker
+from processors import kafka
+from schemas.load import load
+from schemas.settings import Settings
+from schemas.topics import TOPICS
+
+STAGES = ("search", "linearize", "verify", "sample", "sink", "rl", "evaluate", "sft", "produce", "prompts")
+
+
+def wipe(settings: Settings) -> None:
+    with kafka.admin(settings) as admin:
+        names = {topic.name for topic in TOPICS}
+        there = names & set(admin.list_topics())
+        if there:
+            admin.delete_topics(sorted(there))
+        deadline = time.monotonic() + 30
+        while names & set(admin.list_topics()):
+            assert time.monotonic() < deadline, "topics were not deleted"
+            time.sleep(0.1)
+        admin.delete_groups(list(STAGES), raise_errors=False)
+
+
+@pytest.fixture
+def make_settings(tmp_path) -> Callable[..., Settings]:
+    """make_settings("search.k=2", ...) gives settings with this test's own data directory; no broker."""
+
+    def make(*flags: str, **environment: str) -> Settings:
+        return load(environment=environment, flags=[f"factory.data={tmp_path / 'data'}", *flags])
+
+    return make
+
+
+@pytest.fixture
+def broker(make_settings) -> Iterator[str]:
+    """HOST:PORT of a broker without topics, for this test alone."""
+    cluster = os.environ.get("KAFKA_BOOTSTRAP", "")
+    if cluster:
+        wipe(make_settings(f"broker.bootstrap={cluster}"))
+        yield cluster
+        return
+    with EmbeddedBroker(make_settings()) as embedded:
+        yield embedded.address
+
+
+@pytest.fixture
+def factory_settings(broker, make_settings) -> Callable[..., Settings]:
+    """factory_settings("search.k=2", ...) gives settings with a broker, whose topics are created."""
+
+    def make(*flags: str, **environment: str) -> Settings:
+        settings = make_settings(f"broker.bootstrap={broker}", *flags, **environment)
+        kafka.create_topics(settings)
+        return settings
+
+    return make
+
+
+@pytest.fixture
+def settings(factory_settings) -> Settings:
+    """The default settings with this test's own broker and data directory; the topics are created."""
+    return factory_settings()
+
+
+@pytest.fixture
+def send_all(settings) -> Callable[..., Any]:
+    """send_all(message, ...) publishes messages and waits until the broker has them."""
+
+    def send(*messages: Any) -> None:
+        producer = kafka.producer(settings)
+        futures = [kafka.send(producer, message) for message in messages]
+        producer.flush(30)
+        for future in futures:
+            future.get(1)
+        producer.close()
+
+    return send
