@@ -52,7 +52,7 @@ class Process:
         self._settings_file = settings_file
         self._child: subprocess.Popen[bytes] | None = None
         self._next_start = 0.0
-        self._records = 0
+        self._records = 0  # processed in this life
 
     def start(self) -> None:
         """Start the child in a session of its own, so that a Ctrl-C reaches only the supervisor."""
@@ -71,6 +71,7 @@ class Process:
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=True
             )
         self.state = "running"
+        self._records = 0
 
     @property
     def pid(self) -> int:
@@ -81,7 +82,7 @@ class Process:
         """Notice a death, and start again when the backoff has passed.
 
         Args:
-            records: what the child's stages have processed so far (all lives together).
+            records: what the child's stages have processed so far in this life.
             now: time.monotonic().
 
         Raises:
@@ -89,14 +90,13 @@ class Process:
         """
         if self.state == "backoff" and now >= self._next_start:
             self.start()
+        self._records = max(records, self._records)
         if self.state != "running" or self._child is None or (code := self._child.poll()) is None:
             return
         if code == 0:
             self.state = "done"
             return
-        self.deaths = 0 if records > self._records else self.deaths
-        self._records = max(records, self._records)
-        self.deaths += 1
+        self.deaths = 1 if self._records else self.deaths + 1
         if code == BAD_INPUT or self.deaths >= self.limit:
             raise GaveUp(f"{self.spec.name} stopped {self.deaths} time(s), exit code {code}: {self.last_error()}")
         self.restarts += 1

@@ -3,7 +3,6 @@
 A stage keeps its name as its consumer group wherever it runs, so moving it to another process keeps its offsets.
 """
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -101,5 +100,7 @@ def _host_engine(stages: list[str], settings: Settings) -> None:
         apps.append(sampler.build(settings, engine, versions, statuses["sample"]))
     if "evaluate" in stages:
         also.append(evaluator.run(settings, engine, versions, grader, statuses["evaluate"]))
-    app.run(apps, settings, also=also)
-    asyncio.run(engine.close())
+    try:
+        app.run(apps, settings, also=also)
+    finally:
+        engine.close()

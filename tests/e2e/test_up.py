@@ -1,0 +1,138 @@
+"""The user's way: `factory up` on the real broker, engine and tables, then every question a user would ask.
+
+One run is shared by the tests below it, since it costs minutes; a second run shows that a factory goes on.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+QUICK = {
+    "sft.min_examples": 24,
+    "sft.publish_steps": 6,
+    "sft.hand_over_steps": 12,
+    "rl.groups": 4,
+    "rl.publish_steps": 1,
+    "evaluate.problems": 16,
+    "sink.flush_s": 2,
+}
+TABLES = (
+    "problems", "trees", "nodes", "traces", "examples", "prompts", "rollouts", "rewards", "weights", "evaluations",
+)  # fmt: skip
+FACTORY = [sys.executable, "-m", "deploy.cli"]
+
+
+def flags(data: Path) -> list[str]:
+    cluster = ["--broker", os.environ["KAFKA_BOOTSTRAP"]] if os.environ.get("KAFKA_BOOTSTRAP") else []
+    return ["--data", str(data), *cluster, *(part for name, v in QUICK.items() for part in ("--set", f"{name}={v}"))]
+
+
+def ask(data: Path, *arguments: str) -> Any:
+    command = [*FACTORY, *arguments, "--data", str(data), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def counts(data: Path) -> dict[str, int]:
+    query = "select " + ", ".join(f"(select count(*) from {table}) as {table}" for table in TABLES)
+    return dict(ask(data, "sql", query)[0])
+
+
+def goes_round(data: Path) -> bool:
+    """Whether two SFT and two RL versions were published and every version has its evaluation."""
+    query = (
+        "select count(*) filter (trainer = 'sft') as sft, count(*) filter (trainer = 'rl') as rl, "
+        "(select max(version) from evaluations) as evaluated from weights"
+    )
+    try:
+        row = ask(data, "sql", query)[0]
+    except (AssertionError, IndexError):
+        return False
+    return bool(row["sft"] >= 2 and row["rl"] >= 2 and (row["evaluated"] or 0) >= 4)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory after `factory up` went all the way round and was stopped by Ctrl-C."""
+    data = tmp_path_factory.mktemp("factory") / "data"
+    log = data.parent / "up.log"
+    with log.open("wb") as out:
+        child = subprocess.Popen([*FACTORY, "up", *flags(data), "--for", "12m"], stdout=out, stderr=out)
+        try:
+            deadline = time.monotonic() + 700
+            while time.monotonic() < deadline and child.poll() is None and not goes_round(data):
+                time.sleep(5)
+            child.send_signal(signal.SIGINT)
+            code = child.wait(180)
+        finally:
+            child.kill()
+    text = log.read_text("utf-8")
+    assert code == 0, text[-4000:]
+    assert "factory sql" in text, "the summary offers queries to try"
+    return data
+
+
+def test_problems_became_trees_traces_examples_and_a_better_known_policy(data: Path) -> None:
+    assert goes_round(data)
+    assert all(count > 0 for count in counts(data).values()), counts(data)
+    versions = ask(data, "sql", "select version, trainer, handover from weights order by version")
+    assert [row["version"] for row in versions] == list(range(len(versions)))
+    assert sum(row["handover"] for row in versions) == 1
+
+
+def test_the_ledger_closes(data: Path) -> None:
+    assert ask(data, "ledger")["closes"] is True
+
+
+def test_every_example_can_be_traced_to_its_tree_and_ends_in_the_right_answer(data: Path) -> None:
+    orphans = ask(
+        data, "sql",
+        "select count(*) as n from examples e left join traces t on t.id = e.id left join trees r on r.id = t.tree_id "
+        "where r.id is null or e.verdict <> 'correct' or t.tree_sha <> r._sha",
+    )  # fmt: skip
+    assert orphans[0]["n"] == 0
+    backtracks = ask(data, "sql", "select count(*) as n from examples where backtracks > 0")
+    assert backtracks[0]["n"] > 0
+
+
+def test_the_samplers_used_the_new_weights_within_the_lag(data: Path) -> None:
+    query = "select distinct s.version as v from rollouts, unnest(rollouts) as r(r), unnest(r.spans) as u(s)"
+    used = ask(data, "sql", query)
+    assert len(used) >= 2, "the rollouts come from more than one version"
+    lag = ask(data, "sql", "select max(lag_max) as lag from training where trainer = 'rl'")
+    assert lag[0]["lag"] <= 4
+
+
+def test_no_row_is_there_twice(data: Path) -> None:
+    for table in TABLES:
+        key = {"nodes": "tree_id || ':' || id", "weights": "version"}.get(table, "id")
+        row = ask(data, "sql", f"select count(*) as n, count(distinct {key}) as d from {table}")[0]
+        assert row["n"] == row["d"], table
+
+
+def test_a_tree_and_a_trace_can_be_looked_at(data: Path) -> None:
+    trace = ask(data, "sql", "select id, tree_id from traces where backtracks > 0 limit 1")[0]
+    assert ask(data, "show", "trace", trace["id"])["backtracks"] > 0
+    assert ask(data, "show", "tree", trace["tree_id"])["id"] == trace["tree_id"]
+
+
+def test_it_goes_on_from_the_same_data_and_the_counts_only_grow(data: Path) -> None:
+    before = counts(data)
+    done = subprocess.run(
+        [*FACTORY, "up", *flags(data), "--for", "75s"], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    after = counts(data)
+    assert all(after[table] >= before[table] for table in TABLES)
+    assert after["trees"] > before["trees"]
+    assert ask(data, "ledger")["closes"] is True

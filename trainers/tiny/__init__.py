@@ -1,0 +1,1 @@
+"""What the tiny policy is made of: its documents, tokenizer, architecture, examinations and card."""
