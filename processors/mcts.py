@@ -4,16 +4,17 @@ Pure on purpose: no engine, no broker, no event loop and no clock, so that the s
 whole search is property-tested with a scripted policy. The method is section 1 of ASTRO (arXiv 2507.00417):
 
 - state = the prompt and the steps so far, token-exact; action = the next step, sampled up to a blank line;
-- selection: argmax_a Q(S,a) + c_puct pi(a|S) sqrt(N(S)) / (1 + N(S,a)), pi = softmax over siblings of the mean log-prob;
+- selection: argmax_a Q(S,a) + c_puct pi(a|S) sqrt(N(S)) / (1 + N(S,a)); pi = softmax over siblings of the mean
+  log-prob;
 - expansion: k steps sampled from the selected state, equal texts merged;
 - R(S) of a new node: the share of correct ones among M rollouts, one request each; of a terminal node: its verdict;
 - backup: mcts_tree.backup.
 
-Departures, each a setting or stated here [ours]: the root is a new node too and gets its M rollouts first; a node may be
-sampled again (mcts_tree.Arena.wants_expansion) because a root expanded once loses to best-of-N; terminal nodes are not
-selected again; rollouts are kept as paths (`adopt`); the search stops when it holds what linearization needs
-(`stop_early`); a step that is never finished, or a response that ends without an answer, is a terminal node whose verdict
-is 'unparsable'. The tree is consistent at every yield, so it can be published when time is up.
+Departures, each a setting or stated here [ours]: the root is a new node too and gets its M rollouts first; a node may
+be sampled again (mcts_tree.Arena.wants_expansion) because a root expanded once loses to best-of-N; terminal nodes are
+not selected again; rollouts are kept as paths (`adopt`); the search stops when it holds what linearization needs
+(`stop_early`); a step that is never finished, or a response that ends without an answer, is a terminal node whose
+verdict is 'unparsable'. The tree is consistent at every yield, so it can be published when time is up.
 """
 
 import hashlib

@@ -148,7 +148,7 @@ class Arena:
     def select(self) -> Branch | None:
         """The next node to expand, from the root by PUCT over open children; None when the tree is exhausted.
 
-        Terminal nodes need no second visit: their value is exact. So they are left out, and no iteration is spent there.
+        Terminal nodes are left out: their value is exact, and a second visit would only spend an iteration.
         """
         node = self.root
         if not self.is_open(node):

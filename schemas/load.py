@@ -7,6 +7,7 @@ import difflib
 import json
 import os
 import tomllib
+import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,9 @@ def _set(merged: dict[str, Any], section: str, key: str, text: str, origin: str)
     place = merged.setdefault(section, {})
     for part in (first, *rest)[:-1]:
         place = place.setdefault(part, {})
-    place[(first, *rest)[-1]] = _value(text)
+    value = _value(text)
+    wants_text = not rest and typing.get_type_hints(section_type(section))[first] is str
+    place[(first, *rest)[-1]] = text if wants_text and not isinstance(value, str) else value
 
 
 def _value(text: str) -> Any:  # noqa: ANN401 - whatever TOML says

@@ -61,6 +61,10 @@ def test_a_wrong_file_gets_a_sentence_that_names_it(tmp_path: Path, content: str
         load(tmp_path / "absent.toml", {}, [])
 
 
+def test_a_text_setting_may_look_like_a_number() -> None:
+    assert load(None, {"FACTORY_FACTORY_DATA": "2026"}, ["policy.path=3"]).factory.data == "2026"
+
+
 def test_engine_arguments_pass_through() -> None:
     settings = load(None, {"FACTORY_ENGINE_ARGS.ENFORCE_EAGER": "true"}, ["engine.args.tensor_parallel_size=2"])
     assert settings.engine.args == {"enforce_eager": True, "tensor_parallel_size": 2}

@@ -1,4 +1,4 @@
-"""What the tiny policy reads: worked solutions (two thirds), and practice in copying, checking and recalling.
+"""What the tiny policy reads: worked solutions, and practice in copying, checking and recalling.
 
 A solution is a question and one attempt, right or not, with no word of reflection. A practice document (headed
 "Practice.") is several attempts at one question with idle lines between them: check the last one, start again from the
@@ -17,10 +17,10 @@ from trainers.tiny.tasks import Lesson, Line, State, attempt
 HEADER = "Practice."
 RETRY = "Retry."
 BACK = "Back to where we"
-CHECK = {True: "Check: right", False: "Check: wrong"}
+CHECK = {True: "Right.", False: "Wrong."}
 PLANNED = 0.5
 """Share of countdown solutions that look ahead."""
-PRACTICE = 0.35
+PRACTICE = 0.2
 """Share of practice among documents."""
 
 
@@ -93,7 +93,7 @@ def jump(lesson: Lesson, lines: list[Line], spans: list[Span], rng: Random) -> S
 
 
 def idle(rng: Random, count: int | None = None) -> list[Span]:
-    """Lines that mean nothing; by default none half of the time, else one to ten."""
+    """Lines that mean nothing; by default mostly none, else one to ten."""
     if count is None:
-        count = 0 if rng.random() < 0.5 else rng.randint(1, 10)
+        count = 0 if rng.random() < 0.7 else rng.randint(1, 10)
     return [Span(f"Note {rng.randint(-20, 199)}, {rng.randint(0, 99)}\n\n") for _ in range(count)]

@@ -39,8 +39,9 @@ def phrases() -> list[str]:
     """Texts that are one token each, wherever they stand."""
     wordings = [part for wording in countdown.QUESTIONS for part in _between(wording[0] + wording[1] + countdown.FORMAT)]
     wordings += _between(chain.QUESTION)
-    fixed = [REFLECTION, VERDICT_BAD, VERDICT_GOOD, GO_BACK, RESTART, STEP_END]
-    return sorted({*wordings, *fixed, documents.BACK, documents.HEADER, documents.RETRY}, key=lambda text: (-len(text), text))
+    fixed = [REFLECTION, VERDICT_BAD, VERDICT_GOOD, GO_BACK, RESTART, STEP_END, " ..."]
+    lessons = [documents.BACK, documents.HEADER, documents.RETRY, *documents.CHECK.values(), " to make ", "Answer: "]
+    return sorted({*wordings, *fixed, *lessons}, key=lambda text: (-len(text), text))
 
 
 def _between(wording: str) -> list[str]:

@@ -1,0 +1,144 @@
+"""One search driven on a real engine and grader: the generator's batches go out at once, its answers go back.
+
+A coroutine a tree, so that many trees share one engine's batch. Everything that a tree's identity rests on (id, seeds,
+pinned weights) is derived here, so that the same problem, seed, weights and settings give the same tree.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from processors.mcts import Answers, Ask, Batch, Check, Graded, Search
+from processors.policy import Completion, Request
+from processors.steps import Speaker
+from schemas.messages import Problem, Tree, Weights, content_id
+from schemas.settings import Settings
+
+STRATEGY = "mcts"
+
+
+class Generator(Protocol):
+    """The part of an Engine that a search needs."""
+
+    async def generate_many(self, requests: Sequence[Request]) -> list[Completion]:
+        """One completion a request, in order."""
+
+
+class Grading(Protocol):
+    """The part of a Grader that a search needs."""
+
+    async def grade_many(self, pairs: list[tuple[Problem, str]]) -> Sequence[Graded]:
+        """One verdict a pair, in order."""
+
+
+class Aborted(RuntimeError):
+    """The engine gave up a request; the problem is dead-lettered and can be replayed."""
+
+
+class Driver:
+    """Grows trees on an engine.
+
+    Args:
+        chat: tokenizer and chat format of the policy.
+        context: tokens that prompt and response may have together.
+    """
+
+    def __init__(self, settings: Settings, engine: Generator, grader: Grading, chat: Speaker, *, context: int) -> None:
+        self.settings, self.engine, self.grader, self.chat, self.context = settings, engine, grader, chat, context
+
+    async def grow(self, problem: Problem, weights: Weights) -> tuple[Tree, Search]:
+        """The tree of a problem, searched with these weights to the end, and the finished search.
+
+        When settings.search.timeout_s is over, the tree is given as it stands after its last whole iteration.
+
+        Raises:
+            ValueError: the problem's prompt leaves no room for a step.
+            Aborted: the engine gave a request up.
+        """
+        start = time.monotonic()
+        seed = tree_seed(problem, self.settings)
+        search = Search(
+            problem.question,
+            self.chat,
+            self.settings.search,
+            seed=seed,
+            context=self.context,
+            enough_wrong=self.settings.linearize.max_wrong + 1,
+        )
+        try:
+            async with asyncio.timeout(self.settings.search.timeout_s) as limit:
+                await self._drive(search, problem, weights)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        return self._tree(search, problem, weights, seed, time.monotonic() - start), search
+
+    async def _drive(self, search: Search, problem: Problem, weights: Weights) -> None:
+        run = search.run()
+        batch = next(run, None)
+        while batch is not None:
+            answers = await self._answer(batch, problem, weights)
+            try:
+                batch = run.send(answers)
+            except StopIteration:
+                return
+
+    async def _answer(self, batch: Batch, problem: Problem, weights: Weights) -> Answers:
+        """The answers to a batch: all of its requests are in the engine together."""
+        asks = [item for item in batch if isinstance(item, Ask)]
+        if not asks:
+            texts = [item.text for item in batch if isinstance(item, Check)]
+            return list(await self.grader.grade_many([(problem, text) for text in texts]))
+        temperature = self.settings.search.temperature
+        completions = await self.engine.generate_many(
+            [
+                Request(
+                    prompt_ids=ask.prompt_ids,
+                    max_tokens=ask.max_tokens,
+                    temperature=temperature,
+                    stop=ask.stop,
+                    seed=ask.seed,
+                    weights=weights.sha256,
+                )
+                for ask in asks
+            ]
+        )
+        if any(completion.finish == "abort" for completion in completions):
+            raise Aborted(f"the engine gave up a request of the search over {problem.id}")
+        return list(completions)
+
+    def _tree(self, search: Search, problem: Problem, weights: Weights, seed: int, seconds: float) -> Tree:
+        return Tree(
+            id=tree_id(problem, self.settings),
+            problem=problem,
+            nodes=[node.freeze() for node in search.arena.nodes],
+            strategy=STRATEGY,
+            policy_version=weights.version,
+            policy_sha=weights.sha256,
+            seed=seed,
+            iterations=search.iterations,
+            generated_tokens=search.generated_tokens,
+            prompt_tokens=search.prompt_tokens,
+            requests=search.requests,
+            seconds=seconds,
+            solved=search.solved,
+            settings=msgspec.json.encode(self.settings.search).decode(),
+        )
+
+
+def tree_seed(problem: Problem, settings: Settings) -> int:
+    """A 31-bit seed of the problem and factory.seed."""
+    return int(content_id("seed", problem.id, settings.factory.seed)[:8], 16) >> 1
+
+
+def tree_id(problem: Problem, settings: Settings) -> str:
+    """The id of a search: of the problem, which policy was asked for, the strategy and the seed.
+
+    The weights' sha is not in it: a problem that is delivered twice, with new weights in between, is one search with two
+    copies, of which the first committed one counts.
+    """
+    asked = (settings.policy.name, settings.search.policy, STRATEGY, settings.factory.seed)
+    return content_id("tree", problem.id, *asked)

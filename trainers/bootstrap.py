@@ -1,0 +1,193 @@
+"""Teaches the tiny policy from nothing, in minutes on two cores, so that the factory has something to improve.
+
+Documents are made on the fly (trainers/tiny/documents.py), packed into rows of one length, and read once; AdamW with a
+cosine schedule. What comes out is a directory that transformers and vLLM open, with a card that says how it was made and what it can do.
+A directory that holds the same recipe already is left alone.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from trainers.tiny import architecture, card, documents, exam, probes, tokenizer
+from trainers.tiny.architecture import CONTEXT, Recipe
+
+REPORT = "bootstrap.json"
+IGNORED = -100
+"""Label of a token that is read but not learned."""
+
+
+class BadBootstrap(ValueError):
+    """The bootstrap cannot start; the text says what to do."""
+
+
+def run(
+    out: Path,
+    *,
+    size: str = "tiny",
+    recipe: Recipe | None = None,
+    threads: int = 2,
+    force: bool = False,
+    console: Console | None = None,
+) -> card.Report:
+    """Teaches a policy and writes it to `out`; a finished one of the same recipe is only reported.
+
+    Args:
+        out: the policy directory; its policy files are replaced when the new ones are complete.
+        size: a name of architecture.SIZES.
+        recipe: takes the place of `size`.
+        threads: torch threads.
+        force: teach again even if it is there.
+        console: where progress is shown.
+
+    Raises:
+        BadBootstrap: for an unknown size or a directory that cannot be written.
+    """
+    if size not in architecture.SIZES:
+        raise BadBootstrap(f"no size '{size}'; there are {', '.join(architecture.SIZES)}")
+    recipe = recipe or architecture.SIZES[size]
+    screen = console or Console(stderr=True)
+    found = cached(out, recipe)
+    if found and not force:
+        screen.print(f"{out} holds this policy already (recipe {recipe.sha})")
+        return found
+    work = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadBootstrap(f"{out}: cannot be written: {error.strerror}") from error
+    try:
+        report = _make(work, recipe, threads, screen)
+        _replace(work, out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return report
+
+
+def cached(out: Path, recipe: Recipe) -> card.Report | None:
+    """The report of a finished policy of this recipe in `out`, if there is one."""
+    try:
+        report = msgspec.json.decode((out / REPORT).read_bytes(), type=card.Report)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    complete = (out / "model.safetensors").exists() and (out / "config.json").exists()
+    return report if complete and report.recipe == recipe else None
+
+
+def _make(work: Path, recipe: Recipe, threads: int, screen: Console) -> card.Report:
+    import torch
+
+    torch.set_num_threads(threads)
+    started = time.monotonic()
+    words = tokenizer.build()
+    model = architecture.model(recipe, words.get_vocab_size(), words.token_to_id(tokenizer.END), words.token_to_id(tokenizer.PAD))
+    loss = train(model, rows(words, recipe.seed + 1), recipe, screen)
+    taught = time.monotonic() - started
+    model = model.to(torch.bfloat16)
+    model.save_pretrained(str(work))
+    tokenizer.save(work, CONTEXT)
+    screen.print(f"taught in {taught:.0f} s; examining")
+    model.eval()
+    grades = exam.examine(model.float(), words, recipe)
+    report = card.Report(
+        recipe=recipe,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        loss=loss,
+        threads=threads,
+        seconds_training=taught,
+        seconds=0.0,
+        grades=grades,
+        probes=probes.measure(model, words, recipe),
+    )
+    report = msgspec.structs.replace(report, seconds=time.monotonic() - started)
+    (work / REPORT).write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
+    (work / "README.md").write_text(card.text(report), "utf-8")
+    return report
+
+
+def _replace(work: Path, out: Path) -> None:
+    """Moves finished files over old ones, the report last: until then the directory counts as unfinished."""
+    (out / REPORT).unlink(missing_ok=True)
+    for file in sorted(work.iterdir(), key=lambda path: path.name == REPORT):
+        file.replace(out / file.name)
+
+
+def rows(words: Any, seed: int) -> Iterator[tuple[list[int], list[int]]]:
+    """Packed training rows without end: (token ids, labels), each CONTEXT long.
+
+    A row begins with a document and is filled with more; the last one is cut. So a question stands at the beginning, where it
+    will be asked, and anywhere else, with strange lines before it.
+    """
+    end = words.token_to_id(tokenizer.END)
+    ids: list[int] = []
+    labels: list[int] = []
+    for document in documents.stream(seed):
+        for span in document:
+            piece = words.encode(span.text).ids
+            ids += piece
+            labels += piece if span.learn else [IGNORED] * len(piece)
+        ids.append(end)
+        labels.append(end)
+        if len(ids) >= CONTEXT:
+            yield ids[:CONTEXT], labels[:CONTEXT]
+            ids, labels = [], []
+
+
+def train(model: Any, source: Iterator[tuple[list[int], list[int]]], recipe: Recipe, screen: Console) -> float:
+    """One pass of AdamW over recipe.steps batches of fresh rows; gives the mean loss (nats a token) of the last tenth."""
+    import torch
+
+    optimizer, schedule = _optimizer(model, recipe)
+    tail: list[float] = []
+    columns = (TextColumn("teaching"), BarColumn(), TextColumn("{task.completed}/{task.total} loss {task.fields[loss]:.3f}"))
+    with Progress(*columns, TimeRemainingColumn(), console=screen) as progress:
+        bar = progress.add_task("teaching", total=recipe.steps, loss=0.0)
+        for step in range(recipe.steps):
+            batch = [next(source) for _ in range(recipe.rows)]
+            ids = torch.tensor([row[0] for row in batch])
+            labels = torch.tensor([row[1] for row in batch])
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                logits = model(input_ids=ids, use_cache=False).logits
+            flat = logits[:, :-1].float().flatten(0, 1)
+            loss = torch.nn.functional.cross_entropy(flat, labels[:, 1:].flatten(), ignore_index=IGNORED)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            value = float(loss.detach())
+            tail = [*tail, value][-max(1, recipe.steps // 10) :]
+            progress.update(bar, advance=1, loss=value)
+            if os.environ.get("TINY_LOG") and step % 20 == 0:
+                print(step, round(value, 4), flush=True)
+    return sum(tail) / len(tail)
+
+
+def _optimizer(model: Any, recipe: Recipe) -> tuple[Any, Any]:
+    import math
+
+    import torch
+
+    matrices = [weight for weight in model.parameters() if weight.dim() > 1]
+    vectors = [weight for weight in model.parameters() if weight.dim() <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), fused=True)
+    warmup = max(1, round(recipe.warmup * recipe.steps))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, recipe.steps - warmup)))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

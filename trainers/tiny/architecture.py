@@ -1,0 +1,82 @@
+"""How large a tiny policy is and how it is taught, as values: a recipe's hash decides whether it was cooked already."""
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+LANGUAGE = 1
+"""Raise it when documents or tokenizer change: cached policies are then made anew."""
+CONTEXT = 512
+"""Longest sequence in tokens, in training and afterwards."""
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that decides the weights."""
+
+    hidden: int = 192
+    layers: int = 4
+    heads: int = 6
+    feed_forward: int = 448
+    tokens: int = 4_000_000
+    """Training tokens: the budget (not minutes, so that the same recipe gives the same policy)."""
+    rows: int = 8
+    """Sequences of CONTEXT tokens a step."""
+    lr: float = 3e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.04
+    """Share of the steps."""
+    seed: int = 0
+    examined: int = 400
+    """Held-out problems a family at the end."""
+    probes: int = 100
+    """Teacher-forced probes a kind and distance at the end."""
+    language: int = LANGUAGE
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps."""
+        return max(1, self.tokens // (self.rows * CONTEXT))
+
+    @property
+    def sha(self) -> str:
+        """The recipe's name in the cache."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
+
+
+SIZES = {
+    "tiny": Recipe(),
+    "mini": Recipe(hidden=64, layers=2, heads=2, feed_forward=128, tokens=120_000, rows=4, examined=16, probes=10),
+}
+"""'tiny' is the packaged policy; 'mini' is for tests: it learns the format and little else."""
+
+
+def model(recipe: Recipe, vocabulary: int, end: int, pad: int) -> Any:
+    """A fresh float32 LlamaForCausalLM, its weights drawn from the recipe's seed.
+
+    Args:
+        recipe: the sizes.
+        vocabulary: number of tokens.
+        end: id of the token that ends a response.
+        pad: id of the padding token.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(recipe.seed)
+    config = LlamaConfig(
+        vocab_size=-(-vocabulary // 32) * 32,
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.feed_forward,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=end,
+        pad_token_id=pad,
+        use_cache=True,
+        factory_format="plain",
+    )
+    return LlamaForCausalLM(config)
