@@ -1,4 +1,4 @@
-"""The datasets: one Delta table for each topic plus `nodes`, so that rows and the offsets they came from are ONE commit.
+"""The datasets: one Delta table a topic plus `nodes`, so that rows and the offsets they came from are ONE commit.
 
 Kafka's committed offsets are never asked what is in a table; the table says it itself. Readers go through the table's
 log (a glob over the folder of a compacted table would count rows twice) and get every table pinned to one version.
@@ -40,6 +40,10 @@ class NoDatasets(RuntimeError):
     """There are no tables in the data directory; the text says what to do."""
 
 
+class BadPlace(ValueError):
+    """The data directory's path cannot hold tables; the text says why."""
+
+
 def app_id(table: str, topic_id: str, partition: int) -> str:
     """The transaction id under which a table keeps one partition's last offset; a recreated topic has another UUID."""
     return f"{table}:{topic_id}:{partition}"
@@ -58,7 +62,15 @@ class Datasets:
         self._writers: dict[str, DeltaTable] = {}
 
     def create(self) -> None:
-        """Create the tables that are missing; several processes may do so at once."""
+        """Create the tables that are missing; several processes may do so at once.
+
+        Raises:
+            BadPlace: for a path that Delta or DuckDB would read as a pattern.
+        """
+        if odd := sorted(set(str(self.root)) & set("[]*?")):
+            raise BadPlace(
+                f"{self.root}: tables cannot lie under a path with {' '.join(odd)}; choose another data directory"
+            )
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".create.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # racing creators of a Delta table fail
@@ -162,7 +174,7 @@ class Datasets:
             pin: table versions; a table that is not named is pinned to what it is now.
         """
         opened = self.open(pin)
-        files = {name: _paths(opened[name]) if name in opened else [] for name in TABLES}
+        files = {name: _paths(self.root / name, opened[name]) if name in opened else [] for name in TABLES}
         connection = duckdb.connect(config={"temp_directory": "", "python_enable_replacements": False})
         everything = ", ".join(quoted(path) for paths in files.values() for path in paths)
         connection.execute(f"SET allowed_paths = [{everything}]")
@@ -225,8 +237,9 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _paths(table: DeltaTable) -> list[str]:
-    return [uri.removeprefix("file://") for uri in table.file_uris()]
+def _paths(folder: Path, table: DeltaTable) -> list[str]:
+    """The snapshot's files; their names are plain, but the folder is percent-encoded in the URIs."""
+    return [str(folder / uri.rpartition("/")[2]) for uri in table.file_uris()]
 
 
 def _commit(table: DeltaTable, rows: pa.Table, moved: Iterable[Transaction]) -> None:

@@ -1,4 +1,4 @@
-"""Which application transactions a Delta table holds, read from its log, because the library answers only for an id one already knows.
+"""The application transactions of a Delta table, read from its log: the library tells only those whose id one knows.
 
 A sink's offsets are such transactions (app id = table, topic UUID, partition). To show them, or to tell how far a
 table has come, all of them must be listed: the newest checkpoint at or before the version, then the commits after it.

@@ -63,6 +63,13 @@ def child(judge: Judge, requests: int, replies: int, memory_mb: int, timeout_s: 
             os.write(replies, outcome.encode() + b"\n")
 
 
+def _silence() -> None:
+    """Give up the parent's stdin and stdout: they must close when the parent dies, and carry replies only."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+
+
 class Child:
     """A forked grader and the two pipes to it."""
 
@@ -74,6 +81,7 @@ class Child:
         if self.pid == 0:
             os.close(self.requests)
             os.close(self.replies)
+            _silence()
             try:
                 child(judge, request_read, reply_write, memory_mb, timeout_s)
             finally:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import KafkaConfigurationError, KafkaError, TopicAlreadyExistsError
 
 from processors.status import alive
 from schemas.codec import encode
@@ -76,6 +76,8 @@ def _common(settings: Settings) -> dict[str, Any]:
 def _reaching(settings: Settings) -> Iterator[None]:
     try:
         yield
+    except KafkaConfigurationError:
+        raise
     except (KafkaError, OSError) as error:
         where = bootstrap(settings)
         raise BrokerMissing(
@@ -167,9 +169,7 @@ def admin(settings: Settings) -> Iterator[KafkaAdminClient]:
     Raises:
         BrokerMissing: when no broker answers within broker.connect_timeout_s.
     """
-    config = _common(settings)
-    for name in ("allow_auto_create_topics",):
-        del config[name]
+    config = {name: value for name, value in _common(settings).items() if name in KafkaAdminClient.DEFAULT_CONFIG}
     with _reaching(settings):
         client = KafkaAdminClient(**config)
     try:

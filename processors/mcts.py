@@ -19,7 +19,7 @@ verdict is 'unparsable'. The tree is consistent at every yield, so it can be pub
 
 import hashlib
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, cast
 
@@ -61,7 +61,7 @@ class Graded(Protocol):
 
 
 Batch = list[Ask] | list[Check]
-Answers = list[Sampled] | list[Graded]
+Answers = Sequence[Sampled] | Sequence[Graded]
 R = TypeVar("R")
 Talk = Generator[Batch, Answers, R]
 VOTE_TOKENS = 64
@@ -79,15 +79,12 @@ class Draft:
     """Samples with this text."""
     known: Branch | None = None
     """The child that has this text already."""
+    new: bool = True
+    """Its value is still to be estimated and backed up: no such child was there, or an adopted one."""
     verdict: Graded | None = None
     texts: list[str] = field(default_factory=list)
     rolled: list[Sampled] = field(default_factory=list)
     graded: list[Graded] = field(default_factory=list)
-
-    @property
-    def new(self) -> bool:
-        """Whether its value is still to be estimated and backed up."""
-        return self.known is None or self.known.adopted
 
     @property
     def to_grade(self) -> bool:
@@ -172,7 +169,6 @@ class Search:
         self.arena.set_priors(leaf)
         for branch, draft in fresh:
             if draft.new:
-                branch.adopted = False
                 self._score(branch, draft)
         for branch, draft in fresh:
             self._adopt(branch, draft)
@@ -188,7 +184,7 @@ class Search:
                 continue
             known = leaf.child(step.text)
             own = step.token_ids if known is None else known.token_ids
-            draft = Draft(state=state + own, step=step, known=known)
+            draft = Draft(state=state + own, step=step, known=known, new=known is None or known.adopted)
             first = drafts.setdefault(step.text, draft)
             if first is draft:
                 continue
@@ -221,6 +217,7 @@ class Search:
         """The draft's node in the tree: a new one, or the child that has its text."""
         if draft.known is not None:
             draft.known.merged += draft.count
+            draft.known.adopted = False
             return draft.known
         assert draft.step is not None
         branch = self.arena.add(leaf, draft.step)
@@ -280,7 +277,7 @@ class Search:
     def _ask(self, asks: list[Ask]) -> Talk[list[Sampled]]:
         if not asks:
             return []
-        answers = cast("list[Sampled]", (yield asks))
+        answers = list(cast("Sequence[Sampled]", (yield asks)))
         assert len(answers) == len(asks)
         self.prompt_tokens += sum(len(ask.prompt_ids) for ask in asks)
         self.generated_tokens += sum(len(answer.token_ids) for answer in answers)
@@ -289,7 +286,7 @@ class Search:
     def _check(self, checks: list[Check]) -> Talk[list[Graded]]:
         if not checks:
             return []
-        answers = cast("list[Graded]", (yield checks))
+        answers = list(cast("Sequence[Graded]", (yield checks)))
         assert len(answers) == len(checks)
         return answers
 

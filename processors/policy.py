@@ -20,6 +20,10 @@ class EngineDied(RuntimeError):
     """The engine cannot go on; every request in it failed and the process should end."""
 
 
+class EngineNotStarted(RuntimeError):
+    """The engine in this process could not be built (policy, engine.args, memory); the text says why."""
+
+
 class EngineUnreachable(RuntimeError):
     """No engine answers at engine.url; the text says what to do."""
 
@@ -120,6 +124,7 @@ def open_engine(settings: Settings, versions: Catalog, status: Reporter) -> Engi
 
     Raises:
         EngineUnreachable: nothing answers at engine.url.
+        EngineNotStarted: the one in this process could not be built.
         BadPolicy: policy.path is not a policy.
     """
     chat = Chat(resolve(settings.policy.path), settings.policy)

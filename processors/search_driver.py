@@ -91,7 +91,7 @@ class Driver:
         asks = [item for item in batch if isinstance(item, Ask)]
         if not asks:
             texts = [item.text for item in batch if isinstance(item, Check)]
-            return list(await self.grader.grade_many([(problem, text) for text in texts]))
+            return await self.grader.grade_many([(problem, text) for text in texts])
         temperature = self.settings.search.temperature
         completions = await self.engine.generate_many(
             [
@@ -108,7 +108,7 @@ class Driver:
         )
         if any(completion.finish == "abort" for completion in completions):
             raise Aborted(f"the engine gave up a request of the search over {problem.id}")
-        return list(completions)
+        return completions
 
     def _tree(self, search: Search, problem: Problem, weights: Weights, seed: int, seconds: float) -> Tree:
         return Tree(
@@ -137,8 +137,8 @@ def tree_seed(problem: Problem, settings: Settings) -> int:
 def tree_id(problem: Problem, settings: Settings) -> str:
     """The id of a search: of the problem, which policy was asked for, the strategy and the seed.
 
-    The weights' sha is not in it: a problem that is delivered twice, with new weights in between, is one search with two
-    copies, of which the first committed one counts.
+    The weights' sha is not in it: a problem that is delivered twice, with new weights in between, is one search with
+    two copies, of which the first committed one counts.
     """
     asked = (settings.policy.name, settings.search.policy, STRATEGY, settings.factory.seed)
     return content_id("tree", problem.id, *asked)

@@ -39,7 +39,7 @@ def build(settings: Settings, engine: Engine, versions: Catalog, grader: Grader,
     async def handle(problem: Problem, _source: object) -> list[Message]:
         weights = await pinned(settings, versions)
         tree, search = await driver.grow(problem, weights)
-        status.add(tokens=tree.generated_tokens, solved=int(tree.solved), cuts=search.cuts)
+        status.add(solved=int(tree.solved), cuts=search.cuts)  # the engine counts tokens
         status.set(version=weights.version)
         return [tree]
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from schemas.settings import Settings
 
@@ -83,7 +83,7 @@ class Status:
         temporary.write_text(json.dumps(self.read()), "utf-8")
         temporary.replace(self.path)
 
-    def start(self) -> "Status":
+    def start(self) -> Self:
         """Write now and then every second. A disk that is full is no reason to stop the work: the write is skipped."""
         self.write()
         self._stopping.clear()
@@ -99,7 +99,7 @@ class Status:
             self._thread = None
         self.path.unlink(missing_ok=True)
 
-    def __enter__(self) -> "Status":
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:

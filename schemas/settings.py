@@ -121,6 +121,7 @@ class SearchSection(Section, frozen=True, kw_only=True):
     depth: int = 12
     c_puct: float = 1.0
     step_tokens: int = 48
+    """A step that has no blank line by then is a dead end (a model that writes long paragraphs needs more)."""
     rollout_tokens: int = 128
     temperature: float = 1.0
     votes: int = 0
@@ -206,6 +207,14 @@ class SftSection(Section, frozen=True, kw_only=True):
     grad_clip: float = 1.0
     threads: int = 1
     dtype: Literal["float32", "bfloat16"] = "float32"
+    warmup: int = 4
+    """Steps of linear warm-up."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """'cosine' falls to a tenth of lr at hand_over_steps (constant where that is 0)."""
+    patience_s: float = 60.0
+    """Rows ran out for this long: train on an incomplete batch, and publish the steps not yet published."""
+    hand_over_idle_s: float = 0.0
+    """Hand over before hand_over_steps when no new row came for this long; 0 = never."""
 
 
 class RlSection(Section, frozen=True, kw_only=True):
@@ -228,6 +237,14 @@ class RlSection(Section, frozen=True, kw_only=True):
     threads: int = 1
     dtype: Literal["float32", "bfloat16"] = "float32"
     max_steps: int = 0
+    weight_decay: float = 0.0
+    warmup: int = 2
+    """Steps of linear warm-up; constant after."""
+    proximal: Literal["start", "behaviour"] = "start"
+    """What the ratio is clipped against: the model at the start of the step (with the truncated importance weight
+    for what lies between it and the sampler), or the sampler's own distribution."""
+    start_version: int = -1
+    """Begin from this published version; -1 = from the one that SFT hands over."""
 
 
 class EvaluateSection(Section, frozen=True, kw_only=True):

@@ -1,5 +1,7 @@
-"""The two families of problems that the tiny policy is taught, as constants, because producers, the evaluator and the
-bootstrap trainer must mean the same problems and may not import each other.
+"""The two families of problems that the tiny policy is taught.
+
+They stand here, as constants, because producers, the evaluator and the bootstrap trainer must mean the same problems
+and may not import each other.
 
 The base is never shown a held-out problem (about one in eight, by a hash of its content): whoever trains should leave
 those out as well, and whoever evaluates should take only those.

@@ -1,8 +1,8 @@
 """Teaches the tiny policy from nothing, in minutes on two cores, so that the factory has something to improve.
 
 Documents are made on the fly (trainers/tiny/documents.py), packed into rows of one length, and read once; AdamW with a
-cosine schedule. What comes out is a directory that transformers and vLLM open, with a card that says how it was made and what it can do.
-A directory that holds the same recipe already is left alone.
+cosine schedule. What comes out is a directory that transformers and vLLM open, with a card that says how it was made
+and what it can do. A directory that holds the same recipe already is left alone.
 """
 
 import os
@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console
@@ -18,6 +18,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trainers.tiny import architecture, card, documents, exam, probes, tokenizer
 from trainers.tiny.architecture import CONTEXT, Recipe
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedModel
 
 REPORT = "bootstrap.json"
 IGNORED = -100
@@ -31,9 +35,11 @@ class BadBootstrap(ValueError):
 def run(
     out: Path,
     *,
+    scale: float = 1.0,
+    seed: int = 0,
+    threads: int = 0,
     size: str = "tiny",
     recipe: Recipe | None = None,
-    threads: int = 2,
     force: bool = False,
     console: Console | None = None,
 ) -> card.Report:
@@ -41,18 +47,18 @@ def run(
 
     Args:
         out: the policy directory; its policy files are replaced when the new ones are complete.
+        scale: share of the recipe's token budget.
+        seed: of the documents, the first weights and the examination.
+        threads: torch threads; 0 = every core, at most two (the model is too small for more).
         size: a name of architecture.SIZES.
-        recipe: takes the place of `size`.
-        threads: torch threads.
+        recipe: takes the place of `size`, `scale` and `seed`.
         force: teach again even if it is there.
         console: where progress is shown.
 
     Raises:
-        BadBootstrap: for an unknown size or a directory that cannot be written.
+        BadBootstrap: for an unknown size, a scale that is not positive, or a directory that cannot be written.
     """
-    if size not in architecture.SIZES:
-        raise BadBootstrap(f"no size '{size}'; there are {', '.join(architecture.SIZES)}")
-    recipe = recipe or architecture.SIZES[size]
+    recipe = recipe or _recipe(size, scale, seed)
     screen = console or Console(stderr=True)
     found = cached(out, recipe)
     if found and not force:
@@ -72,6 +78,15 @@ def run(
     return report
 
 
+def _recipe(size: str, scale: float, seed: int) -> Recipe:
+    if size not in architecture.SIZES:
+        raise BadBootstrap(f"no size '{size}'; there are {', '.join(architecture.SIZES)}")
+    if not 0 < scale <= 100:
+        raise BadBootstrap(f"scale {scale}: give a share of the full token budget above 0, for example 0.1")
+    named = architecture.SIZES[size]
+    return msgspec.structs.replace(named, tokens=round(named.tokens * scale), seed=seed)
+
+
 def cached(out: Path, recipe: Recipe) -> card.Report | None:
     """The report of a finished policy of this recipe in `out`, if there is one."""
     try:
@@ -85,10 +100,11 @@ def cached(out: Path, recipe: Recipe) -> card.Report | None:
 def _make(work: Path, recipe: Recipe, threads: int, screen: Console) -> card.Report:
     import torch
 
+    threads = threads or min(2, os.cpu_count() or 1)
     torch.set_num_threads(threads)
     started = time.monotonic()
     words = tokenizer.build()
-    model = architecture.model(recipe, words.get_vocab_size(), words.token_to_id(tokenizer.END), words.token_to_id(tokenizer.PAD))
+    model = architecture.model(recipe, words.get_vocab_size(), *tokenizer.end_and_pad(words))
     loss = train(model, rows(words, recipe.seed + 1), recipe, screen)
     taught = time.monotonic() - started
     model = model.to(torch.bfloat16)
@@ -99,6 +115,7 @@ def _make(work: Path, recipe: Recipe, threads: int, screen: Console) -> card.Rep
     grades = exam.examine(model.float(), words, recipe)
     report = card.Report(
         recipe=recipe,
+        size=next((name for name, known in architecture.SIZES.items() if known == recipe), "custom"),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         loss=loss,
         threads=threads,
@@ -120,13 +137,13 @@ def _replace(work: Path, out: Path) -> None:
         file.replace(out / file.name)
 
 
-def rows(words: Any, seed: int) -> Iterator[tuple[list[int], list[int]]]:
+def rows(words: "Tokenizer", seed: int) -> Iterator[tuple[list[int], list[int]]]:
     """Packed training rows without end: (token ids, labels), each CONTEXT long.
 
-    A row begins with a document and is filled with more; the last one is cut. So a question stands at the beginning, where it
-    will be asked, and anywhere else, with strange lines before it.
+    A row begins with a document and is filled with more; the last one is cut. So a question stands at the beginning,
+    where it will be asked, and anywhere else, with strange lines before it.
     """
-    end = words.token_to_id(tokenizer.END)
+    end, _ = tokenizer.end_and_pad(words)
     ids: list[int] = []
     labels: list[int] = []
     for document in documents.stream(seed):
@@ -141,13 +158,19 @@ def rows(words: Any, seed: int) -> Iterator[tuple[list[int], list[int]]]:
             ids, labels = [], []
 
 
-def train(model: Any, source: Iterator[tuple[list[int], list[int]]], recipe: Recipe, screen: Console) -> float:
-    """One pass of AdamW over recipe.steps batches of fresh rows; gives the mean loss (nats a token) of the last tenth."""
+def train(
+    model: "PreTrainedModel", source: Iterator[tuple[list[int], list[int]]], recipe: Recipe, screen: Console
+) -> float:
+    """One pass of AdamW over recipe.steps batches of fresh rows; gives the mean loss (nats) of the last tenth."""
     import torch
 
     optimizer, schedule = _optimizer(model, recipe)
     tail: list[float] = []
-    columns = (TextColumn("teaching"), BarColumn(), TextColumn("{task.completed}/{task.total} loss {task.fields[loss]:.3f}"))
+    columns = (
+        TextColumn("teaching"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} loss {task.fields[loss]:.3f}"),
+    )
     with Progress(*columns, TimeRemainingColumn(), console=screen) as progress:
         bar = progress.add_task("teaching", total=recipe.steps, loss=0.0)
         for step in range(recipe.steps):
@@ -158,7 +181,7 @@ def train(model: Any, source: Iterator[tuple[list[int], list[int]]], recipe: Rec
                 logits = model(input_ids=ids, use_cache=False).logits
             flat = logits[:, :-1].float().flatten(0, 1)
             loss = torch.nn.functional.cross_entropy(flat, labels[:, 1:].flatten(), ignore_index=IGNORED)
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
@@ -171,7 +194,7 @@ def train(model: Any, source: Iterator[tuple[list[int], list[int]]], recipe: Rec
     return sum(tail) / len(tail)
 
 
-def _optimizer(model: Any, recipe: Recipe) -> tuple[Any, Any]:
+def _optimizer(model: "PreTrainedModel", recipe: Recipe) -> tuple[Any, Any]:
     import math
 
     import torch

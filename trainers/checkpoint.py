@@ -1,6 +1,6 @@
 """A trainer's whole state in one directory that appears by one rename: there is never half a checkpoint to resume from.
 
-<root>/step-<step>-v<version>/: model.safetensors (float32 master weights), optimizer.safetensors (AdamW's moments and
+<root>/step-<step>.<save>/: model.safetensors (float32 master weights), optimizer.safetensors (AdamW's moments and
 step counts by parameter name, and torch's random state), state.json (counters, the exact rows consumed, the query and
 table version: the checkpoint's card, and messages not yet seen in a table). No pickle anywhere.
 """
@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 KEEP = 2
-_NAME = re.compile(r"step-(\d+)-v(\d+)")
+_NAME = re.compile(r"step-(\d+)\.(\d+)")
 
 
 class Outgoing(msgspec.Struct, frozen=True):
@@ -44,21 +44,20 @@ class State(msgspec.Struct, kw_only=True):
     query: str = ""
     table_version: int = -1
     handover: bool = False
+    saves: int = 0
+    """How often this state was saved: a step without training since (only filtered rows) is saved anew."""
     outgoing: list[Outgoing] = []
 
 
 def save(root: Path, state: State, model: Any, opt: torch.optim.AdamW) -> Path:  # noqa: ANN401
-    """Write a checkpoint durably under a temporary name, rename it, keep the last two. Returns its directory.
-
-    A checkpoint of the same step and version is left as it is.
-    """
-    final = root / f"step-{state.step:07d}-v{state.version}"
-    if final.exists():
-        return final
+    """Write a checkpoint durably under a temporary name, rename it, keep the last two. Returns its directory."""
+    state.saves += 1
+    final = root / f"step-{state.step:07d}.{state.saves}"
     temporary = root / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file({name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}, temporary / "model.safetensors")
+    weights = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
+    save_file(weights, temporary / "model.safetensors")
     save_file(_flatten(model, opt), temporary / "optimizer.safetensors")
     (temporary / "state.json").write_bytes(msgspec.json.format(msgspec.json.encode(state)))
     commit(temporary, final)

@@ -8,7 +8,8 @@ square of a row, and small rows waste little once sorted).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,8 +67,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
-        tensors = (self.input_ids, self.at_row, self.at_col, self.targets, self.advantages, self.behaviour)
-        return Batch(*(tensor.to(device) for tensor in tensors), rows=self.rows)
+        moved: dict[str, Any] = {name: v.to(device) for name, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
 
 def plan(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -7,6 +7,7 @@ probe text under exactly the weights that were written (rounded ones included), 
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -24,7 +25,11 @@ from schemas.settings import Settings
 from trainers import model as policy
 from trainers.checkpoint import commit
 
-COPIED = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
+COPIED = re.compile(
+    r"(config|generation_config|special_tokens_map|added_tokens)\.json|"
+    r"(tokenizer|vocab|merges|chat_template).*\.(json|jinja|txt|model)|.*\.(model|tiktoken|jinja)"
+)
+"""What describes the model and its tokenizer; nothing that holds weights or tells another version's story."""
 PROBE_QUESTION = "What is 17 + 25?"
 PROBE_TOKENS = 16
 """Greedy tokens after the probe's prompt."""
@@ -81,7 +86,8 @@ def publish(settings: Settings, model: Any, base: Path, publication: Publication
     _copy(base, temporary)
     save(model, temporary, dtype_of(base))
     ids, logprobs = probe(settings, temporary)
-    sha = hashlib.sha256((temporary / "model.safetensors").read_bytes()).hexdigest()
+    with (temporary / "model.safetensors").open("rb") as file:
+        sha = hashlib.file_digest(file, "sha256").hexdigest()
     commit(temporary, final)
     fields = {name: getattr(publication, name) for name in Publication.__dataclass_fields__}
     return Weights(
@@ -96,9 +102,8 @@ def publish(settings: Settings, model: Any, base: Path, publication: Publication
 
 
 def _copy(base: Path, target: Path) -> None:
-    """Everything that describes the model and its tokenizer, nothing that holds weights."""
     for file in base.iterdir():
-        if file.is_file() and file.suffix in COPIED and not file.name.endswith(".index.json"):
+        if file.is_file() and COPIED.fullmatch(file.name):
             shutil.copyfile(file, target / file.name)
 
 

@@ -1,9 +1,12 @@
 """How large a tiny policy is and how it is taught, as values: a recipe's hash decides whether it was cooked already."""
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LANGUAGE = 1
 """Raise it when documents or tokenizer change: cached policies are then made anew."""
@@ -20,7 +23,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     feed_forward: int = 448
     tokens: int = 4_000_000
     """Training tokens: the budget (not minutes, so that the same recipe gives the same policy)."""
-    rows: int = 8
+    rows: int = 6
     """Sequences of CONTEXT tokens a step."""
     lr: float = 3e-3
     weight_decay: float = 0.05
@@ -51,7 +54,7 @@ SIZES = {
 """'tiny' is the packaged policy; 'mini' is for tests: it learns the format and little else."""
 
 
-def model(recipe: Recipe, vocabulary: int, end: int, pad: int) -> Any:
+def model(recipe: Recipe, vocabulary: int, end: int, pad: int) -> "PreTrainedModel":
     """A fresh float32 LlamaForCausalLM, its weights drawn from the recipe's seed.
 
     Args:

@@ -135,4 +135,3 @@ def lesson(rng: Random) -> Lesson:
             break
     start = Countdown(tuple(Item(number, str(number)) for number in numbers), target)
     return Lesson("countdown", question(numbers, target, rng.randrange(3)), start, target)
-

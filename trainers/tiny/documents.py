@@ -26,7 +26,7 @@ PRACTICE = 0.2
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of a document. Falsified lines are read but not learned."""
+    """A piece of a document. Falsified and idle lines are read but not learned."""
 
     text: str
     learn: bool = True
@@ -96,4 +96,4 @@ def idle(rng: Random, count: int | None = None) -> list[Span]:
     """Lines that mean nothing; by default mostly none, else one to ten."""
     if count is None:
         count = 0 if rng.random() < 0.7 else rng.randint(1, 10)
-    return [Span(f"Note {rng.randint(-20, 199)}, {rng.randint(0, 99)}\n\n") for _ in range(count)]
+    return [Span(f"Note {rng.randint(-20, 199)}, {rng.randint(0, 99)}\n\n", learn=False) for _ in range(count)]

@@ -4,7 +4,7 @@ Kept apart from the factory's grader on purpose: the card's numbers should not m
 """
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -12,6 +12,10 @@ from schemas.tiny_problems import FAMILIES, is_held_out
 from trainers.tiny import tokenizer
 from trainers.tiny.architecture import CONTEXT, Recipe
 from trainers.tiny.expression import parse
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedModel
 
 SEED = 982_451_653
 """reasoning-gym seed of the held-out problems."""
@@ -73,12 +77,12 @@ def is_right(family: str, entry: dict[str, Any], response: str) -> bool | None:
     return value == int(entry["answer"])
 
 
-def examine(model: Any, words: Any, recipe: Recipe) -> dict[str, Grade]:
+def examine(model: "PreTrainedModel", words: "Tokenizer", recipe: Recipe) -> dict[str, Grade]:
     """The grade of each family."""
     return {family: _grade(family, model, words, recipe) for family in FAMILIES}
 
 
-def _grade(family: str, model: Any, words: Any, recipe: Recipe) -> Grade:
+def _grade(family: str, model: "PreTrainedModel", words: "Tokenizer", recipe: Recipe) -> Grade:
     asked = problems(family, recipe.examined)
     texts, lengths = answer(model, words, [entry["question"] for entry in asked], recipe.seed + 1)
     verdicts = [is_right(family, entry, text) for entry, text in zip(asked, texts, strict=True)]
@@ -110,11 +114,13 @@ def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def answer(model: Any, words: Any, questions: list[str], seed: int) -> tuple[list[str], list[int]]:
+def answer(
+    model: "PreTrainedModel", words: "Tokenizer", questions: list[str], seed: int
+) -> tuple[list[str], list[int]]:
     """One sample at temperature 1 for each question: (texts without the end token, lengths in tokens)."""
     import torch
 
-    end, pad = words.token_to_id(tokenizer.END), words.token_to_id(tokenizer.PAD)
+    end, pad = tokenizer.end_and_pad(words)
     prompts = [words.encode(question.strip() + "\n\n").ids for question in questions]
     widest = max(len(prompt) for prompt in prompts)
     ids = torch.tensor([[pad] * (widest - len(prompt)) + prompt for prompt in prompts])
@@ -122,7 +128,7 @@ def answer(model: Any, words: Any, questions: list[str], seed: int) -> tuple[lis
     with torch.no_grad():
         sampled = model.generate(
             input_ids=ids,
-            attention_mask=(ids != pad).long(),
+            attention_mask=torch.ne(ids, pad).long(),
             do_sample=True,
             temperature=1.0,
             top_k=0,

@@ -6,11 +6,15 @@ position of what follows. Documents of the probes are made like the lessons' but
 
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING
 
 from trainers.tiny import chain, countdown, documents
 from trainers.tiny.architecture import Recipe
 from trainers.tiny.tasks import Lesson, Line, attempt
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedModel
 
 SEED = 7_368_787
 DISTANCES = (0, 2, 5, 10)
@@ -19,15 +23,15 @@ DISTANCES = (0, 2, 5, 10)
 Probe = tuple[str, str]
 
 
-def measure(model: Any, words: Any, recipe: Recipe) -> dict[str, float]:
-    """The share of passed probes by 'kind family distance'."""
+def measure(model: "PreTrainedModel", words: "Tokenizer", recipe: Recipe) -> dict[str, float]:
+    """The share of passed probes by 'kind|family|distance'."""
     found: dict[str, float] = {}
     for family, lesson in (("countdown", countdown.lesson), ("chain_sum", chain.lesson)):
         for name, kind, distances in KINDS:
             for distance in distances:
                 rng = Random(f"{SEED}:{family}:{name}:{distance}")
                 made = [kind(lesson(rng), distance, rng) for _ in range(recipe.probes)]
-                found[f"{name} {family} {distance}"] = passed(model, words, made)
+                found[f"{name}|{family}|{distance}"] = passed(model, words, made)
     return found
 
 
@@ -99,14 +103,15 @@ KINDS: tuple[tuple[str, Kind, tuple[int, ...]], ...] = (
 )
 
 
-def passed(model: Any, words: Any, made: list[Probe]) -> float:
+def passed(model: "PreTrainedModel", words: "Tokenizer", made: list[Probe]) -> float:
     """The share of probes whose continuation is the model's first choice throughout."""
     import torch
 
     hits = 0
     for before, after in made:
-        head, tail = words.encode(before).ids, words.encode(after).ids
+        ids, tail = words.encode(before + after).ids, words.encode(after).ids
+        assert ids[-len(tail) :] == tail  # the cut falls between two tokens
         with torch.no_grad():
-            logits = model(input_ids=torch.tensor([head + tail]), use_cache=False).logits[0]
-        hits += logits[len(head) - 1 : -1].argmax(-1).tolist() == tail
+            logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+        hits += logits[-len(tail) - 1 : -1].argmax(-1).tolist() == tail
     return hits / max(1, len(made))

@@ -37,7 +37,9 @@ _WORDS = (
 
 def phrases() -> list[str]:
     """Texts that are one token each, wherever they stand."""
-    wordings = [part for wording in countdown.QUESTIONS for part in _between(wording[0] + wording[1] + countdown.FORMAT)]
+    wordings = [
+        part for wording in countdown.QUESTIONS for part in _between(wording[0] + wording[1] + countdown.FORMAT)
+    ]
     wordings += _between(chain.QUESTION)
     fixed = [REFLECTION, VERDICT_BAD, VERDICT_GOOD, GO_BACK, RESTART, STEP_END, " ..."]
     lessons = [documents.BACK, documents.HEADER, documents.RETRY, *documents.CHECK.values(), " to make ", "Answer: "]
@@ -73,6 +75,14 @@ def _texts() -> list[str]:
     back = [f"{GO_BACK} use 1", f"{RESTART} ... {RESTART}. Use 1, use 2, Use (", " - -1 + (2) * (3) / (4)"]
     words = [word for phrase in (REFLECTION, VERDICT_BAD, VERDICT_GOOD, GO_BACK, RESTART) for word in phrase.split(" ")]
     return [*phrases(), *numbers, *sorted(lessons), *back, *words, *(f" {word}" for word in words)]
+
+
+def end_and_pad(words: Tokenizer) -> tuple[int, int]:
+    """The ids of the token that ends a response and of the padding token."""
+    ids = words.token_to_id(END), words.token_to_id(PAD)
+    assert ids[0] is not None
+    assert ids[1] is not None
+    return ids[0], ids[1]
 
 
 def save(directory: Path, context: int) -> None:

@@ -1,0 +1,141 @@
+"""vLLM behind a handful of plain calls, all made from ONE thread: its OpenMP pool belongs to the thread that built it
+(built on one and stepped on another it runs at half the speed).
+
+The engine's own request ids, outputs and weight loading end here; nothing above knows vLLM's types.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from processors.engine_args import engine_args, prepare_environment
+from processors.policy import Finish, ProbeFailed, Request, UnknownWeights
+from schemas.settings import Settings
+
+
+class Sampled(msgspec.Struct, frozen=True):
+    """One finished request: its tokens, or for a scored one the log-probs of its prompt."""
+
+    id: str
+    token_ids: list[int]
+    logprobs: list[float]
+    text: str
+    finish: Finish
+
+
+class Core:
+    """An in-process vLLM engine.
+
+    Args:
+        settings: engine and factory.seed.
+        path: a policy directory or hub name: structure, tokenizer, first weights.
+    """
+
+    def __init__(self, settings: Settings, path: str) -> None:
+        cuda = torch.cuda.is_available()
+        prepare_environment(settings.engine.threads, cuda=cuda)
+        if not cuda:
+            torch.set_num_threads(settings.engine.threads)  # of the calling thread, which is the one that steps
+        from vllm import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        args = engine_args(path, settings.engine, settings.factory.seed, cuda=cuda)
+        self.max_len = int(args["max_model_len"])
+        self.max_seqs = int(args["max_num_seqs"])
+        self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**args))
+        self._external: dict[str, str] = {}
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+
+    @property
+    def running(self) -> int:
+        """Requests in the engine."""
+        return len(self._external)
+
+    def add(self, id_: str, request: Request) -> None:
+        """Start a request; the caller has clipped max_tokens to max_len.
+
+        Raises:
+            ValueError: the engine refuses it (a token id outside the vocabulary).
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        self._add(
+            id_,
+            request.prompt_ids,
+            request.weights,
+            SamplingParams(
+                temperature=request.temperature,
+                max_tokens=request.max_tokens,
+                stop=request.stop or None,
+                include_stop_str_in_output=bool(request.stop),
+                seed=request.seed,
+                logprobs=0,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            ),
+        )
+
+    def add_score(self, id_: str, token_ids: list[int], sha: str) -> None:
+        """Start a request for the log-probs of a text, 2 to max_len - 1 tokens; ValueError as in add."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            temperature=0.0, max_tokens=1, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+        self._add(id_, token_ids, sha, params)
+
+    def _add(self, id_: str, token_ids: list[int], sha: str, params: Any) -> None:  # noqa: ANN401 - vLLM's type
+        # The salt keeps one version's cached keys and values from ever answering for another's.
+        prompt = {"prompt_token_ids": token_ids, "cache_salt": sha}
+        self._external[id_] = self._engine.add_request(id_, prompt, params)
+
+    def step(self) -> Iterator[Sampled]:
+        """One step of the engine; yields what finished in it."""
+        for output in self._engine.step():
+            if output.finished and self._external.pop(output.request_id, None) is not None:
+                self.prompt_tokens += len(output.prompt_token_ids)
+                self.cached_tokens += output.num_cached_tokens or 0
+                yield _sampled(output)
+
+    def abort(self, id_: str) -> None:
+        """Forget a request whose caller gave up; nothing is yielded for it."""
+        if (internal := self._external.pop(id_, None)) is not None:
+            self._engine.abort_request([internal], internal=True)
+
+    def load(self, path: str) -> None:
+        """Put other weights into the model; no request may be in it.
+
+        Raises:
+            UnknownWeights: no weights there. Nothing was touched.
+            ProbeFailed: they do not fit the model; what it holds now is undefined until the next load.
+        """
+        directory = Path(path)
+        if directory.is_absolute() and not any(directory.glob("*.safetensors")):
+            raise UnknownWeights(f"{path}: no *.safetensors there (deleted, or on another machine?)")
+        try:
+            self._engine.collective_rpc("reload_weights", kwargs={"weights_path": path})
+        except Exception as error:
+            raise ProbeFailed(f"{path}: these weights cannot be loaded: {type(error).__name__}: {error}") from error
+
+    def shutdown(self) -> None:
+        """Give the engine's memory back."""
+        self._engine.engine_core.shutdown()
+
+
+def _sampled(output: Any) -> Sampled:  # noqa: ANN401 - vLLM's RequestOutput
+    [answer] = output.outputs
+    if output.prompt_logprobs is not None:
+        logprobs = [
+            entry[token].logprob
+            for token, entry in zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
+        ]
+        return Sampled(output.request_id, [], logprobs, "", "stop")
+    ids = list(answer.token_ids)
+    logprobs = [entry[token].logprob for token, entry in zip(ids, answer.logprobs or [], strict=True)]
+    finish: Finish = answer.finish_reason if answer.finish_reason in {"stop", "length"} else "abort"
+    return Sampled(output.request_id, ids, logprobs, answer.text, finish)

@@ -1,0 +1,269 @@
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from deploy.broker import EmbeddedBroker
+from processors import kafka, sink
+from processors.dataset import Datasets, app_id
+from processors.rows import paths_correct
+from processors.status import Status
+from schemas import messages as m
+from schemas.codec import decode, encode
+from schemas.topics import TOPICS
+
+ALL = [topic.name for topic in TOPICS]
+
+
+def problem(number, **other):
+    return m.Problem(**{"id": f"p{number}", "question": "1+1?", "answer": "2", "source": "s", **other})
+
+
+def node(number, parent, **other):
+    return m.Node(id=number, parent=parent, depth=1, text=f"step {number}", token_ids=[number], **other)
+
+
+def tree(number, seconds=1.0):
+    nodes = [
+        node(0, -1),
+        node(1, 0, terminal=True, verdict="wrong"),
+        node(2, 0),
+        node(3, 2, terminal=True, verdict="correct"),
+    ]
+    return m.Tree(
+        id=f"t{number}",
+        problem=problem(number),
+        nodes=nodes,
+        policy_version=0,
+        policy_sha="sha",
+        seed=1,
+        iterations=2,
+        generated_tokens=3,
+        prompt_tokens=4,
+        requests=5,
+        seconds=seconds,
+        solved=True,
+    )
+
+
+@pytest.fixture
+def quick(factory_settings):
+    return factory_settings("sink.flush_s=0.2")
+
+
+class Running:
+    """A sink in a thread, for as long as the block lasts; leaving it flushes."""
+
+    def __init__(self, settings, topics=ALL):
+        self.status = Status(settings, "sink")
+        self.datasets = Datasets(Path(settings.factory.data) / "datasets")
+        self.datasets.create()
+        self.sink = sink.Sink(settings, self.datasets, list(topics), self.status)
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self.sink.session, args=(self.stopping,))
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stopping.set()
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+    def wait(self, query, expected, seconds=20):
+        deadline = time.monotonic() + seconds
+        while (found := ask(self.datasets, query)) != expected:
+            assert time.monotonic() < deadline, f"{query}: {found}, not {expected}"
+            time.sleep(0.1)
+
+
+def ask(datasets, query):
+    with datasets.connect() as connection:
+        return connection.execute(query).fetchall()
+
+
+def test_every_topic_becomes_rows_with_their_place(quick, send_all):
+    sent = [problem(number) for number in range(20)]
+    send_all(*sent, tree(1), m.Filtered(id="f", stage="linearize", input_topic="trees", input_id="t1", why="no"))
+    with Running(quick) as running:
+        running.wait("select count(*) from problems", [(20,)])
+        running.wait("select count(*) from trees", [(1,)])
+        running.wait("select count(*) from filtered", [(1,)])
+        running.wait("select count(*) from nodes", [(4,)])
+    ids = kafka.topic_ids(quick)
+    assert ask(running.datasets, "select distinct _topic, _topic_id from problems") == [("problems", ids["problems"])]
+    ends = kafka.highwater(quick, ["problems"])
+    held = running.datasets.offsets("problems")
+    assert {app_id("problems", ids["problems"], part): end - 1 for (_, part), end in ends.items() if end} == held
+    assert {encode(one) for one in running.datasets.messages(m.Problem)} == {encode(one) for one in sent}
+    assert running.status.read()["records"] == 22
+
+
+def test_nodes_say_on_which_side_of_the_tree_they_lie(quick, send_all):
+    send_all(tree(1))
+    with Running(quick) as running:
+        running.wait(
+            "select id, path_correct, tree_id, problem_id, source from nodes order by id",
+            [(at, at != 1, "t1", "p1", "s") for at in range(4)],
+        )
+
+
+def test_a_node_with_a_wild_parent_does_no_harm():
+    wild = [node(0, 5, terminal=True, verdict="correct"), node(1, 1, terminal=True, verdict="correct"), node(2, -7)]
+    assert paths_correct(wild) == [True, True, False]
+
+
+def test_copies_are_skipped_and_losing_copies_counted_apart(quick, send_all):
+    send_all(problem(1), problem(2), tree(1), problem(1), tree(1), tree(1, seconds=2.0))
+    with Running(quick) as running:
+        running.wait("select count(*), count(distinct id) from problems", [(2, 2)])
+        running.wait("select any_value(seconds), count(*) from trees", [(1.0, 1)])
+        running.wait("select count(*) from nodes", [(4,)])
+    again = Running(quick)
+    with again:
+        send_all(problem(2), problem(3), tree(1, seconds=3.0))
+        again.wait("select count(*) from problems", [(3,)])
+        time.sleep(0.5)
+    assert ask(again.datasets, "select count(*) from trees") == [(1,)]
+    assert (running.status.read()["copies"], running.status.read()["losing"]) == (2, 1)
+    assert (again.status.read()["copies"], again.status.read()["losing"]) == (1, 1)
+    ids = kafka.topic_ids(quick)
+    assert sum(at + 1 for at in again.datasets.offsets("problems").values()) == 5, "offsets pass what was skipped"
+    assert all(app.split(":")[1] == ids["problems"] for app in again.datasets.offsets("problems"))
+
+
+def test_what_is_no_message_becomes_a_dead_letter_with_its_bytes_and_the_rest_goes_on(quick, send_all):
+    bad = [b"\xff\xfe", b"{}", b"", encode(problem(1)).replace(b'"index":0', b'"index":99999999999999999999')]
+    producer = kafka.producer(quick)
+    for value in bad:
+        producer.send("problems", value=value, key=b"k").get(5)
+    producer.close()
+    send_all(problem(2))
+    with Running(quick) as running:
+        running.wait("select id from problems", [("p2",)])
+        running.wait("select count(*) from dead_letters where stage = 'sink' and topic = 'problems'", [(4,)])
+    letters = list(running.datasets.messages(m.DeadLetter))
+    assert sorted(letter.value for letter in letters) == sorted(bad)
+    assert {letter.key for letter in letters} == {b"k"}
+    with Running(quick) as again:
+        time.sleep(0.6)
+    assert ask(again.datasets, "select count(*) from dead_letters") == [(4,)], "a restart buries nothing twice"
+
+
+def test_a_dead_letter_too_large_to_copy_says_where_its_bytes_lie(factory_settings):
+    settings = factory_settings("sink.flush_s=0.2", "broker.message_max_bytes=100000")
+    producer = kafka.producer(settings)
+    producer.send("problems", value=b"x" * 90_000).get(5)
+    producer.close()
+    with Running(settings) as running:
+        running.wait("select count(*) from dead_letters", [(1,)])
+    (letter,) = running.datasets.messages(m.DeadLetter)
+    assert letter.value == b""
+    assert "90000 bytes" in letter.detail
+    assert letter.offset == 0
+
+
+def test_nodes_are_healed_after_a_crash_between_the_two_commits(quick, send_all, monkeypatch):
+    send_all(tree(1), tree(2))
+    append = Datasets.append
+
+    def crash(self, name, rows, offsets):
+        assert name != "nodes" or not rows.num_rows, "the crash"
+        return append(self, name, rows, offsets)
+
+    monkeypatch.setattr(Datasets, "append", crash)
+    first = Running(quick)
+    with pytest.raises(AssertionError, match="the crash"):
+        first.sink.session(first.stopping)
+    assert ask(first.datasets, "select (select count(*) from trees) > 0, (select count(*) from nodes)") == [(True, 0)]
+    monkeypatch.setattr(Datasets, "append", append)
+    with Running(quick) as running:
+        running.wait("select count(*), count(distinct (tree_id, id)) from nodes", [(8, 8)])
+    assert ask(running.datasets, "select count(*) from trees") == [(2,)]
+    trees, nodes = (running.datasets.offsets(name) for name in ("trees", "nodes"))
+    assert {app.split(":", 1)[1]: at for app, at in trees.items()} == {
+        app.split(":", 1)[1]: at for app, at in nodes.items()
+    }
+
+
+def test_new_topics_under_old_names_end_a_session_and_begin_the_next(make_settings):
+    settings = make_settings("sink.flush_s=0.3")
+    with EmbeddedBroker(settings) as broker:
+        kafka.create_topics(settings)
+        port = int(broker.address.rpartition(":")[2])
+        fill(settings, 0, 10)
+        running = Running(settings)
+        with running:
+            running.wait("select count(*) from problems", [(10,)])
+            broker.stop()
+            with EmbeddedBroker(settings, port=port):
+                kafka.create_topics(settings)
+                fill(settings, 5, 15)
+                running.thread.join(30)
+                assert not running.thread.is_alive(), "the session did not notice the new topics"
+                with Running(settings) as again:
+                    again.wait("select count(*), count(distinct id) from problems", [(15, 15)])
+                assert len(kafka.topic_ids(settings)) == len(TOPICS)
+    generations = ask(running.datasets, "select count(*) from problems group by _topic_id order by 1")
+    assert generations == [(5,), (10,)]
+
+
+def fill(settings, start, stop):
+    producer = kafka.producer(settings)
+    for number in range(start, stop):
+        kafka.send(producer, problem(number)).get(5)
+    producer.close()
+
+
+def test_one_sink_a_table(quick, monkeypatch):
+    monkeypatch.setattr(sink, "LOCK_S", 0.2)
+    datasets = Datasets(Path(quick.factory.data) / "datasets")
+    datasets.create()
+    with (
+        sink._owning(datasets, ["problems"]),
+        sink._owning(datasets, ["traces"]),
+        pytest.raises(sink.TableBusy, match="problems"),
+    ):
+        sink.run(quick, ["problems"], Status(quick, "sink"))
+
+
+def test_sigterm_flushes_what_waits(factory_settings, send_all):
+    settings = factory_settings("sink.flush_s=600")
+    send_all(*map(problem, range(7)))
+    status = Status(settings, "sink")
+
+    def stop():
+        deadline = time.monotonic() + 20
+        while status.read()["records"] < 7 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    before = signal.getsignal(signal.SIGTERM)
+    thread.start()
+    sink.run(settings, ALL, status)
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert len(Datasets(Path(settings.factory.data) / "datasets").ids("problems")) == 7
+
+
+def test_small_files_are_merged_while_rows_flow(quick, send_all, monkeypatch):
+    monkeypatch.setattr(sink, "COMPACT_EVERY", 1)
+    compact = Datasets.compact
+    monkeypatch.setattr(Datasets, "compact", lambda self, name: compact(self, name, files=3))
+    with Running(quick) as running:
+        for number in range(6):
+            send_all(problem(number))
+            running.wait("select count(*) from problems", [(number + 1,)])
+    assert len(running.datasets.table("problems").file_uris()) <= 4
+    assert running.datasets.ids("problems") == {f"p{number}" for number in range(6)}
+
+
+def test_the_codec_refuses_half_a_surrogate_pair_or_the_sink_does():
+    wire = encode(problem(1)).replace(b'"1+1?"', b'"\\ud800"')
+    with pytest.raises(ValueError):
+        "".join(decode(wire, m.Problem).question).encode()

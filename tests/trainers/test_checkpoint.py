@@ -1,0 +1,133 @@
+"""A checkpoint is whole or not there, and training on from it is training on, bit for bit."""
+
+import msgspec
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainers import checkpoint, model, sft
+from trainers.checkpoint import Outgoing, State
+from trainers.journal import Journal
+from trainers.packing import Row
+
+
+def fresh(directory):
+    model.prepare(1, 0)
+    policy = model.load(directory)
+    return policy, model.optimizer(policy, lr=1e-3, weight_decay=0.1)
+
+
+def rows(step):
+    generator = torch.Generator().manual_seed(step)
+    return [Row(torch.randint(4, 40, (n,), generator=generator).tolist()) for n in (5, 17, 9)]
+
+
+def train(policy, opt, step) -> tuple[float, float]:
+    loss = sft.train(policy, rows(step), budget=40, total=28, dtype="float32")
+    return loss, model.apply_gradients(policy, opt, lr=1e-3, clip=1.0)
+
+
+def state(**fields) -> State:
+    return State(run="sft", trainer="sft", base="b", version=0, **fields)
+
+
+def test_a_resumed_curve_is_the_uninterrupted_one(llama, tmp_path) -> None:
+    policy, opt = fresh(llama())
+    whole = [train(policy, opt, step) for step in range(8)]
+
+    first, opt = fresh(llama())
+    curve = [train(first, opt, step) for step in range(3)]
+    checkpoint.save(tmp_path, state(step=3), first, opt)
+    second, opt = fresh(llama())
+    torch.rand(7)  # a resume restores the random state whatever happened before
+    checkpoint.restore(checkpoint.found(tmp_path)[-1], second, opt)
+    curve += [train(second, opt, step) for step in range(3, 8)]
+    assert curve == whole
+    for (name, mine), (_, theirs) in zip(second.named_parameters(), policy.named_parameters(), strict=True):
+        assert torch.equal(mine, theirs), name
+
+
+def test_the_random_state_comes_back(llama, tmp_path) -> None:
+    policy, opt = fresh(llama())
+    path = checkpoint.save(tmp_path, state(), policy, opt)
+    wanted = torch.rand(3)
+    checkpoint.restore(path, policy, opt)
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_the_state_comes_back_and_only_two_are_kept(llama, tmp_path) -> None:
+    policy, opt = fresh(llama())
+    kept = state(seen={"a": 2, "ü": 1}, query="select 1", table_version=7, outgoing=[Outgoing("x", msgspec.Raw(b'{"a":1}'))])
+    for step in (2, 10, 9, 11, 11):
+        kept.step = step
+        path = checkpoint.save(tmp_path, kept, policy, opt)
+    assert [p.name for p in checkpoint.found(tmp_path)] == ["step-0000011.4", "step-0000011.5"]
+    back = checkpoint.peek(path)
+    assert bytes(back.outgoing[0].body).replace(b" ", b"").replace(b"\n", b"") == b'{"a":1}'
+    back.outgoing = kept.outgoing
+    assert back == kept
+
+
+@pytest.mark.parametrize("point", ["save_file", "commit", "sync"])
+def test_a_crash_while_saving_leaves_the_one_before(llama, tmp_path, monkeypatch, point) -> None:
+    policy, opt = fresh(llama())
+    train(policy, opt, 0)
+    good = checkpoint.save(tmp_path, state(step=1), policy, opt)
+
+    def crash(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(checkpoint, point, crash)
+        checkpoint.save(tmp_path, state(step=2), policy, opt)
+    assert checkpoint.found(tmp_path) == [good]
+    checkpoint.save(tmp_path, state(step=2), policy, opt)  # what the crash left is not in the way
+    assert len(checkpoint.found(tmp_path)) == 2
+
+
+def test_a_checkpoint_of_another_model_is_refused(llama, tmp_path) -> None:
+    policy, opt = fresh(llama())
+    path = checkpoint.save(tmp_path, state(), policy, opt)
+    with pytest.raises(ValueError, match="policy.path"):
+        checkpoint.restore(path, torch.nn.Linear(2, 2), opt)
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights(llama) -> None:
+    policy, opt = fresh(llama())
+    before = [p.clone() for p in policy.parameters()]
+    train_on = policy.model.norm.weight
+    (train_on.sum() * float("nan")).backward()
+    with pytest.raises(FloatingPointError):
+        model.apply_gradients(policy, opt, lr=1.0, clip=1.0)
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.text(max_size=5), max_size=4), min_size=1, max_size=5), st.data())
+def test_a_torn_plan_keeps_its_whole_lines(tmp_path_factory, plans, data) -> None:
+    path = tmp_path_factory.mktemp("plan") / "plan.jsonl"
+    with Journal(path) as journal:
+        for step, keys in enumerate(plans, 1):
+            journal.append(step, keys)
+    content = path.read_bytes()
+    cut = data.draw(st.integers(0, len(content)))
+    path.write_bytes(content[:cut])
+    whole = content[:cut].count(b"\n")
+    with Journal(path) as journal:
+        assert [line.rows for line in journal.after(0)] == plans[:whole]
+        for step, keys in enumerate(plans[whole:], whole + 1):
+            journal.append(step, keys)
+    assert path.read_bytes() == content
+
+
+def test_a_planned_step_keeps_its_rows(tmp_path) -> None:
+    with Journal(tmp_path / "plan.jsonl") as journal:
+        journal.append(1, ["a", "b"])
+        journal.append(1, ["a", "b"])
+        with pytest.raises(ValueError, match="step 1"):
+            journal.append(1, ["b", "a"])
+        journal.append(3, ["c"])
+        assert [line.step for line in journal.after(0)] == [1]
+        assert journal.after(1) == []
+        assert [line.step for line in journal.after(2)] == [3]

@@ -1,0 +1,106 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from trainers.model import forward, token_logp
+from trainers.packing import Row, pack, plan
+
+VOCABULARY = 50
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@st.composite
+def documents(draw):
+    count = draw(st.integers(1, 12))
+    rows = []
+    for _ in range(count):
+        ids = draw(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=30))
+        start = draw(st.integers(1, len(ids)))
+        behaviour = [-float(i) - 0.5 for i in range(len(ids) - start)]
+        rows.append(Row(ids, start, advantage=draw(st.floats(-2, 2, width=32)), behaviour=behaviour))
+    return rows
+
+
+@given(documents(), st.integers(1, 200))
+def test_every_trained_token_is_packed_once_with_what_belongs_to_it(rows, budget) -> None:
+    batches = pack(rows, budget)
+    assert sorted(i for batch in batches for i in batch.rows) == [i for i, row in enumerate(rows) if row.trained]
+    for batch in batches:
+        height, width = batch.input_ids.shape
+        assert height * width <= budget or height == 1
+        for line, index in enumerate(batch.rows):
+            row, mine = rows[index], batch.at_row == line
+            assert batch.input_ids[line, : len(row.ids)].tolist() == list(row.ids)
+            assert batch.targets[mine].tolist() == list(row.ids[row.loss_from :])
+            assert (batch.at_col[mine] + 1).tolist() == list(range(row.loss_from, len(row.ids)))
+            assert batch.advantages[mine].tolist() == pytest.approx([row.advantage] * row.trained)
+            assert batch.behaviour[mine].tolist() == pytest.approx(list(row.behaviour))
+
+
+@settings(max_examples=25, deadline=None)
+@given(documents(), st.integers(30, 200))
+def test_a_row_scores_the_same_in_company_as_alone(model, rows, budget) -> None:
+    for batch in pack(rows, budget):
+        with torch.no_grad():
+            together, _ = token_logp(forward(model, batch), batch.targets)
+            for line, index in enumerate(batch.rows):
+                row = rows[index]
+                logits = model(input_ids=torch.tensor([list(row.ids)])).logits[0]
+                alone = torch.log_softmax(logits, -1)[range(len(row.ids) - 1), list(row.ids[1:])]
+                mine = together[batch.at_row == line]
+                torch.testing.assert_close(mine, alone[row.loss_from - 1 :], atol=2e-5, rtol=1e-5)
+
+
+def test_neighbours_have_no_gradient_on_each_other(model) -> None:
+    rows = [Row([1, 2, 3, 4, 5]), Row([6, 7, 8])]
+    (batch,) = pack(rows, 100)
+    logp, _ = token_logp(forward(model, batch), batch.targets)
+    model.zero_grad()
+    logp[batch.at_row == 0].sum().backward()
+    inside = model.model.layers[0].self_attn.v_proj.weight.grad.clone()
+    (alone,) = pack(rows[:1], 100)
+    model.zero_grad()
+    token_logp(forward(model, alone), alone.targets)[0].sum().backward()
+    torch.testing.assert_close(inside, model.model.layers[0].self_attn.v_proj.weight.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_the_hook_leaves_the_model_as_it_was(model) -> None:
+    (batch,) = pack([Row([1, 2, 3])], 10)
+    forward(model, batch)
+    assert model(input_ids=batch.input_ids).logits.shape == (1, 3, VOCABULARY)
+
+
+@given(st.lists(st.integers(1, 100), max_size=60), st.integers(100, 400))
+def test_padding_is_bounded(lengths, budget) -> None:
+    groups = plan(lengths, budget)
+    padded = sum(max(lengths[i] for i in group) * len(group) for group in groups)
+    # Sorted rows: a group wastes at most what its longest and shortest differ by, so all together one group's worth.
+    assert padded <= sum(lengths) + budget
+
+
+@pytest.mark.parametrize(("ids", "start", "behaviour"), [([1, 2], 0, []), ([1, 2], 3, []), ([1, 2, 3], 1, [-1.0])])
+def test_a_row_that_makes_no_sense_is_refused(ids, start, behaviour) -> None:
+    with pytest.raises(ValueError, match="loss_from|log-probs"):
+        Row(ids, start, behaviour=behaviour)
+
+
+def test_a_row_without_loss_is_left_out() -> None:
+    assert pack([Row([1, 2, 3], 3), Row([4])], 10) == []

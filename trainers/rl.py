@@ -1,0 +1,169 @@
+"""Online reinforcement learning (process): GRPO steps on reward groups as they arrive, a new version every few steps.
+
+Begins from the version that SFT hands over. Every group ends in exactly one place: a training step's rows or a
+`filtered` row that says why (all rewards equal, too stale, aborted, malformed); see session.py for crashes.
+"""
+
+import threading
+import time
+from collections import deque
+
+from processors.status import Status
+from schemas.messages import Filtered, RewardGroup, TrainingStep, Weights, content_id
+from schemas.settings import Settings
+from trainers import groups as cohort
+from trainers import model as policy
+from trainers import objectives
+from trainers.intake import Intake, fetch
+from trainers.session import Session, stop_on_signals
+
+SAVE_IDLE_S = 30.0
+"""Filtered groups are checkpointed, and their offsets committed, at least this often."""
+LOOK_S = 2.0
+
+
+def run(settings: Settings, status: Status, stop: threading.Event | None = None) -> None:
+    """Train until told to stop (SIGTERM, SIGINT or `stop`) or, where rl.max_steps is set, idle after the last step."""
+    with Session(settings, status, "rl", stop or stop_on_signals()) as session:
+        if session.saved():
+            session.start("", -1)
+        elif first := wait_for_start(session):
+            session.start(first.path, first.version)
+        else:
+            return
+        loop = Rl(session)
+        try:
+            loop.loop()
+        finally:
+            loop.intake.close()
+        session.idle()
+
+
+def wait_for_start(session: Session) -> Weights | None:
+    """The version to begin from, once it is announced; None when told to stop first."""
+    wanted = session.settings.rl.start_version
+    session.status.set(waiting="the version that SFT hands over" if wanted < 0 else f"version {wanted}")
+    while not session.stop.is_set():
+        for row in session.announced().values():
+            if row.version == wanted or (wanted < 0 and row.handover):
+                session.status.set(waiting="")
+                return row
+        session.stop.wait(LOOK_S)
+    return None
+
+
+class Rl:
+    """The loop; `session` is started."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.settings = session, session.settings.rl
+        self.objective = objectives.objective(self.settings.objective)
+        seen = session.state.seen
+        for key in session.refused():
+            seen.setdefault(key, 1)
+        planned = {key for step in session.replay for key in step.rows}
+        self.intake = Intake(session.settings, session.datasets, {*seen, *planned})
+        self.waiting: deque[RewardGroup] = deque()
+        self.unsaved, self.saved = 0, time.monotonic()
+
+    def loop(self) -> None:
+        """Steps until stopped, or until rl.max_steps."""
+        session = self.session
+        while not session.stop.is_set() and not self.finished():
+            session.confirm()
+            groups = self.next_groups()
+            if groups:
+                self.step(groups)
+                self.publish_when_due()
+            elif self.unsaved and time.monotonic() - self.saved > SAVE_IDLE_S:
+                self.save()
+        self.save()
+
+    def finished(self) -> bool:
+        """Whether rl.max_steps are done."""
+        return 0 < self.settings.max_steps <= self.session.state.step
+
+    def next_groups(self) -> list[RewardGroup]:
+        """The groups of the next step: those a crash interrupted first, then live ones; empty = too few yet."""
+        if self.session.replay:
+            return fetch(self.session.datasets, self.session.replay.popleft().rows)
+        for group in self.intake.poll(0 if len(self.waiting) >= self.settings.groups else 200):
+            self.admit(group)
+        # A group that waited through a publication may have become too stale.
+        held, self.waiting = self.waiting, deque()
+        for group in held:
+            self.admit(group)
+        self.session.status.set(waiting_groups=len(self.waiting))
+        if len(self.waiting) < self.settings.groups:
+            return []
+        return [self.waiting.popleft() for _ in range(self.settings.groups)]
+
+    def admit(self, group: RewardGroup) -> None:
+        """Keep a group for a step, or filter it with the reason."""
+        session = self.session
+        why = cohort.refusal(group, version=session.state.version, max_lag=self.settings.max_lag)
+        if not why:
+            self.waiting.append(group)
+            return
+        session.state.seen[group.id] = 1
+        self.unsaved += 1
+        session.status.add(filtered=1)
+        session.outbox.send(
+            Filtered(
+                id=content_id("rl", group.id, why),
+                stage="rl",
+                input_topic="rewards",
+                input_id=group.id,
+                why=why,
+                rollouts=len(group.rollouts),
+                tokens=cohort.tokens(group),
+                source=group.problem.source,
+                difficulty=group.problem.difficulty,
+                time=time.time(),
+            )
+        )
+
+    def step(self, groups: list[RewardGroup]) -> None:
+        """One optimizer step on these groups, planned before and told of after."""
+        session, began = self.session, time.monotonic()
+        session.plan([group.id for group in groups])
+        rows = cohort.rows(groups, std=self.settings.advantage_std)
+        temperature = session.settings.sample.temperature
+        loss, sums = cohort.train(session.model, rows, self.objective, self.settings, temperature)
+        step = session.state.step + 1
+        lr = objectives.learning_rate(step, peak=self.settings.lr, warmup=self.settings.warmup, total=0)
+        norm = policy.apply_gradients(session.model, session.optimizer, lr=lr, clip=self.settings.grad_clip)
+        session.finish(
+            TrainingStep(
+                id=f"{session.state.run}:{step}",
+                run=session.state.run,
+                trainer="rl",
+                step=step,
+                version=session.state.version,
+                loss=loss,
+                lr=lr,
+                grad_norm=norm,
+                tokens=sum(cohort.tokens(group) for group in groups),
+                rows=[group.id for group in groups],
+                rollouts=sum(len(group.rollouts) for group in groups),
+                seconds=time.monotonic() - began,
+                table_version=self.intake.version,
+                time=time.time(),
+                **cohort.describe(groups, sums, version=session.state.version),
+            )
+        )
+        self.unsaved += 1
+
+    def publish_when_due(self) -> None:
+        """Checkpoint and publish every `publish_steps` steps and after the last one."""
+        state = self.session.state
+        if self.finished() or state.step - state.published_step >= self.settings.publish_steps:
+            self.session.publish()
+            self.intake.commit(state.seen)
+            self.unsaved, self.saved = 0, time.monotonic()
+
+    def save(self) -> None:
+        """Checkpoint, then let the group's offsets follow."""
+        self.session.save()
+        self.intake.commit(self.session.state.seen)
+        self.unsaved, self.saved = 0, time.monotonic()
