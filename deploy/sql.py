@@ -45,9 +45,10 @@ def query(settings: Settings, text: str) -> pa.Table:
     """
     with datasets(settings).connect() as connection:
         try:
-            return connection.sql(_select(connection, text)).to_arrow_table()
+            found: pa.Table = connection.sql(_select(connection, text)).to_arrow_table()
         except duckdb.Error as error:
             raise BadQuery(_sentence(error)) from None
+    return found
 
 
 def _select(connection: duckdb.DuckDBPyConnection, text: str) -> str:
@@ -56,7 +57,7 @@ def _select(connection: duckdb.DuckDBPyConnection, text: str) -> str:
     if len(statements) != 1:
         raise BadQuery("one query at a time, please" if statements else "the query is empty")
     kind = statements[0].type
-    body = statements[0].query.strip().rstrip(";").rstrip()
+    body = _until_semicolon(statements[0].query)
     if kind == duckdb.StatementType.EXPLAIN and not re.search(r"(?i)\banalyze\b", body):
         return body
     if kind not in {duckdb.StatementType.SELECT, duckdb.StatementType.MULTI}:
@@ -65,6 +66,13 @@ def _select(connection: duckdb.DuckDBPyConnection, text: str) -> str:
     inner = f"FROM (\n{body}\n)"
     connection.execute(f"EXPLAIN {inner}")
     return inner if kind == duckdb.StatementType.MULTI else body  # PIVOT is several statements in one
+
+
+def _until_semicolon(statement: str) -> str:
+    """The statement without the semicolon that ends it and any comment after that."""
+    data = statement.encode()
+    ends = [at for at, _ in duckdb.tokenize(statement) if data[at : at + 1] == b";"]
+    return data[: ends[0]].decode() if ends else statement
 
 
 def _sentence(error: duckdb.Error) -> str:

@@ -40,6 +40,10 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - any Arrow value
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    return _scalar(value)
+
+
+def _scalar(value: Any) -> str | float | None:  # noqa: ANN401 - any Arrow value
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, float):
@@ -48,7 +52,7 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - any Arrow value
         return base64.b64encode(value).decode()
     if isinstance(value, dt.datetime | dt.date | dt.time):
         return value.isoformat()
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
+    return value if value is None or isinstance(value, int | str) else str(value)
 
 
 def names(table: pa.Table) -> list[str]:
@@ -111,6 +115,6 @@ def _json(value: Any) -> str:  # noqa: ANN401 - what plain() gives
 
 
 def visible(text: str, newline: str = "⏎") -> str:
-    """`text` on one line (or with its line breaks, for newline='\\n'), every other unprintable character replaced."""
+    """`text` with its line breaks shown as `newline` and every other unprintable character replaced."""
     shown = text.replace("\r\n", "\n").replace("\n", newline)
     return "".join(char if char.isprintable() or char == newline else "\N{REPLACEMENT CHARACTER}" for char in shown)

@@ -5,7 +5,9 @@ log (a glob over the folder of a compacted table would count rows twice) and get
 A reading connection has no way to the file system except these very Parquet files, and its settings are locked.
 """
 
+import errno
 import fcntl
+import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -105,8 +107,11 @@ class Datasets:
             return dict(zip(names, pool.map(lambda name: self.table(name, wanted.get(name)), names), strict=True))
 
     def versions(self) -> dict[str, int]:
-        """The present version of each table that exists."""
-        return {name: table.version() for name, table in self.open().items()}
+        """The present version of each table that exists; nothing where there is none."""
+        try:
+            return {name: table.version() for name, table in self.open().items()}
+        except NoDatasets:
+            return {}
 
     def offsets(self, name: str, version: int | None = None) -> dict[str, int]:
         """The last offset the table holds (or has deliberately skipped), by app id `table:topic_uuid:partition`."""
@@ -128,6 +133,7 @@ class Datasets:
 
         Raises:
             CommitFailedError: when eight attempts in a row met another writer.
+            OSError: with errno ENOSPC when the disk is full; nothing was added then.
         """
         with self._lock:
             table = self._writers.setdefault(name, self.table(name))
@@ -144,8 +150,16 @@ class Datasets:
                     if attempt == _ATTEMPTS - 1:
                         raise
                     continue
+                except OSError as error:
+                    raise self._named(error, name) from error
                 return fresh.num_rows
         raise AssertionError("unreachable")
+
+    def _named(self, error: OSError, name: str) -> OSError:
+        """The library's error, with the number and the place that a full disk's has everywhere else."""
+        if f"os error {errno.ENOSPC}" in str(error):
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.root / name))
+        return error
 
     def compact(self, name: str, files: int = COMPACT_FILES) -> bool:
         """Merge the table's small files where there are more than `files`; older versions stay readable.

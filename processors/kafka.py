@@ -18,7 +18,7 @@ from processors.status import alive
 from schemas.codec import encode
 from schemas.messages import Message
 from schemas.settings import Settings
-from schemas.topics import BY_MESSAGE, TOPICS, Topic, message_key
+from schemas.topics import BY_MESSAGE, TOPICS, message_key
 
 STALL_S = 30.0
 """A read that makes no progress for this long gives up with a clear error."""
@@ -183,10 +183,12 @@ def send(client: KafkaProducer, message: Message) -> Any:  # noqa: ANN401 - kafk
     return client.send(BY_MESSAGE[type(message)].name, value=encode(message), key=message_key(message))
 
 
-def topic_config(topic: Topic, settings: Settings) -> dict[str, str]:
-    """The broker-side settings a topic is created with. Only `weights` forgets; the rest is kept for replays."""
-    config = {"max.message.bytes": str(settings.broker.message_max_bytes)}
-    return config | ({"cleanup.policy": "compact"} if topic.compacted else {"retention.ms": "-1"})
+def topic_config(settings: Settings) -> dict[str, str]:
+    """The broker-side settings a topic is created with.
+
+    All is kept for replays: compacting `weights` by its key would forget versions that trees and evaluations name.
+    """
+    return {"max.message.bytes": str(settings.broker.message_max_bytes), "retention.ms": "-1"}
 
 
 def create_topics(settings: Settings) -> list[str]:
@@ -198,7 +200,7 @@ def create_topics(settings: Settings) -> list[str]:
             wanted = {
                 "num_partitions": topic.partitions(settings),
                 "replication_factor": settings.broker.replication_factor,
-                "configs": topic_config(topic, settings),
+                "configs": topic_config(settings),
             }
             # Two processes may create the same topic at the same moment: the loser has what it wanted.
             with contextlib.suppress(TopicAlreadyExistsError):

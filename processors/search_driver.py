@@ -92,23 +92,30 @@ class Driver:
         if not asks:
             texts = [item.text for item in batch if isinstance(item, Check)]
             return await self.grader.grade_many([(problem, text) for text in texts])
-        temperature = self.settings.search.temperature
-        completions = await self.engine.generate_many(
-            [
-                Request(
-                    prompt_ids=ask.prompt_ids,
-                    max_tokens=ask.max_tokens,
-                    temperature=temperature,
-                    stop=ask.stop,
-                    seed=ask.seed,
-                    weights=weights.sha256,
-                )
-                for ask in asks
-            ]
-        )
+        completions = await self._generate([self._request(ask, weights) for ask in asks])
         if any(completion.finish == "abort" for completion in completions):
             raise Aborted(f"the engine gave up a request of the search over {problem.id}")
         return completions
+
+    def _request(self, ask: Ask, weights: Weights) -> Request:
+        return Request(
+            prompt_ids=ask.prompt_ids,
+            max_tokens=ask.max_tokens,
+            temperature=self.settings.search.temperature,
+            stop=ask.stop,
+            seed=ask.seed,
+            weights=weights.sha256,
+        )
+
+    async def _generate(self, requests: list[Request]) -> list[Completion]:
+        """As the engine's; one error, not a group: what the host does with it depends on its type."""
+        try:
+            return await self.engine.generate_many(requests)
+        except ExceptionGroup as group:
+            error: Exception = group
+            while isinstance(error, ExceptionGroup):
+                error = error.exceptions[0]
+            raise error from group
 
     def _tree(self, search: Search, problem: Problem, weights: Weights, seed: int, seconds: float) -> Tree:
         return Tree(

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from processors.app import attach, stage_app
 from processors.chat import Chat, resolve
 from processors.grading import Grader
+from processors.kafka import BrokerMissing
 from processors.policy import Engine
 from processors.search_driver import Driver
 from processors.status import Status
@@ -68,11 +69,11 @@ async def pinned(settings: Settings, versions: Catalog, wait_s: float = 60.0) ->
     """The chosen weights, waited for: a worker may start before the base is announced.
 
     Raises:
-        TimeoutError: nobody announced weights in `wait_s` seconds.
+        BrokerMissing: nobody announced weights in `wait_s` seconds; the worker ends and the message is delivered again.
     """
     deadline = asyncio.get_running_loop().time() + wait_s
     while (weights := choose(settings, versions)) is None:
         if asyncio.get_running_loop().time() > deadline:
-            raise TimeoutError(f"no weights were announced in {wait_s:.0f} s; is the topic 'weights' readable?")
+            raise BrokerMissing(f"no weights were announced in {wait_s:.0f} s: is the topic `weights` readable?")
         await asyncio.sleep(0.1)
     return weights

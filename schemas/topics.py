@@ -19,7 +19,6 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
     """The field that identifies a row: the first committed copy of an id is the visible one."""
     consumers: tuple[str, ...] = ()
     """The groups (stages) that consume it, sinks aside."""
-    compacted: bool = False
     sizing: str = "default"
     """Which [topics] setting gives its partition count."""
 
@@ -41,7 +40,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic(name="prompts", message=m.Prompt, key="id", consumers=("sample",), sizing="prompts"),
     Topic(name="rollouts", message=m.RolloutGroup, key="id", consumers=("verify",)),
     Topic(name="rewards", message=m.RewardGroup, key="id", consumers=("rl",)),
-    Topic(name="weights", message=m.Weights, key="policy", id="version", compacted=True, sizing="single"),
+    Topic(name="weights", message=m.Weights, key="policy", id="version", sizing="single"),
     Topic(name="evaluations", message=m.Evaluation, key="id", sizing="single"),
     Topic(name="training", message=m.TrainingStep, key="run", sizing="single"),
     Topic(name="filtered", message=m.Filtered, key="input_id", sizing="single"),

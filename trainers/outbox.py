@@ -4,6 +4,7 @@ A message is sent at once and sent again when its row has not appeared after a w
 What is still unseen goes into the checkpoint, so a crash of trainer AND broker loses no step, verdict or version.
 """
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,8 +13,8 @@ import msgspec
 
 from processors import kafka
 from processors.dataset import ID_COLUMNS, Datasets, quoted
-from schemas.codec import encode
-from schemas.messages import Message
+from schemas.codec import BadMessage, decode, encode
+from schemas.messages import Message, Weights
 from schemas.settings import Settings
 from schemas.topics import BY_MESSAGE, BY_NAME, message_id
 from trainers.checkpoint import Outgoing
@@ -33,6 +34,7 @@ class Outbox:
     """
 
     def __init__(self, settings: Settings, datasets: Datasets, resend_s: float = RESEND_S) -> None:
+        self._settings = settings
         self._producer = kafka.producer(settings)
         self._datasets = datasets
         self._resend_s = resend_s
@@ -61,10 +63,14 @@ class Outbox:
         topics = {topic for topic, _ in self._unseen}
         if topics:
             self._forget(topics)
-        now = time.monotonic()
+        now, again = time.monotonic(), False
         for message, sent in list(self._unseen.values()):
             if now - sent > self._resend_s:
                 self.send(message)
+                again |= isinstance(message, Weights)
+        newest = self.newest() if again else None
+        if newest:  # `weights` is compacted: the newest version must stay its last record
+            self._futures.append(kafka.send(self._producer, newest))
         return len(self._unseen)
 
     def _forget(self, topics: Iterable[str]) -> None:
@@ -77,15 +83,34 @@ class Outbox:
                 for (key,) in found.fetchall():
                     self._unseen.pop((topic, key), None)
 
+    def newest(self) -> Weights | None:
+        """The newest version that was announced by anyone, or waits here to be."""
+        found = announced(self._settings, self._datasets)
+        found |= {row.version: row for row, _ in self._unseen.values() if isinstance(row, Weights)}
+        return found[max(found)] if found else None
+
     def unseen(self) -> list[Outgoing]:
         """What a checkpoint has to hold."""
         return [Outgoing(topic, msgspec.Raw(encode(message))) for (topic, _), (message, _) in self._unseen.items()]
 
     def restore(self, outgoing: Sequence[Outgoing]) -> None:
-        """Send what a checkpoint held."""
+        """Send what a checkpoint held and no table has."""
         for item in outgoing:
-            self.send(msgspec.json.decode(item.body, type=BY_NAME[item.topic].message))
+            message = msgspec.json.decode(item.body, type=BY_NAME[item.topic].message)
+            self._unseen[item.topic, message_id(message)] = (message, -math.inf)
+        self.confirm()
 
     def close(self) -> None:
         """Close the producer."""
         self._producer.close(10)
+
+
+def announced(settings: Settings, datasets: Datasets) -> dict[int, Weights]:
+    """Every version of the policy that the topic or the table has."""
+    found = list(datasets.messages(Weights))
+    for record in kafka.tail(settings, "weights", {}):
+        try:
+            found.append(decode(record.value, Weights))
+        except BadMessage:
+            continue  # the sink dead-letters it
+    return {row.version: row for row in found if row.policy == settings.policy.name}

@@ -14,16 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
 
-from processors import kafka
 from processors.dataset import Datasets
 from processors.status import Status
-from schemas.codec import BadMessage, decode
 from schemas.messages import TrainingStep, Weights
 from schemas.settings import RlSection, Settings, SftSection
 from trainers import checkpoint, weights
 from trainers import model as policy
 from trainers.journal import Journal, Planned
-from trainers.outbox import Outbox
+from trainers.outbox import Outbox, announced
 
 CONFIRM_S = 5.0
 
@@ -87,14 +85,7 @@ class Session:
 
     def announced(self) -> dict[int, Weights]:
         """Every version that the topic or the table has."""
-        found = {row.version: row for row in self.datasets.messages(Weights)}
-        for record in kafka.tail(self.settings, "weights", {}):
-            try:
-                row = decode(record.value, Weights)
-            except BadMessage:
-                continue  # the sink dead-letters it
-            found[row.version] = row
-        return {version: row for version, row in found.items() if row.policy == self.settings.policy.name}
+        return announced(self.settings, self.datasets)
 
     def saved(self) -> Path | None:
         """The newest checkpoint."""
@@ -122,14 +113,8 @@ class Session:
 
     def _announce_again(self) -> None:
         """A version that was saved and not announced before a crash is announced now."""
-        state = self.state
-        unsent = not any(item.topic == "weights" for item in state.outgoing)
-        if (
-            state.parent >= 0
-            and state.step == state.published_step
-            and unsent
-            and state.version not in self.announced()
-        ):
+        state, newest = self.state, self.outbox.newest()
+        if state.parent >= 0 and state.step == state.published_step and (not newest or newest.version < state.version):
             self._announce()
 
     def plan(self, rows: list[str]) -> None:

@@ -38,7 +38,9 @@ class BadQuery(ValueError):
 def run(settings: Settings, status: Status, stop: threading.Event | None = None) -> None:
     """Train until the hand-over, then idle; returns when told to stop (SIGTERM, SIGINT or `stop`)."""
     with Session(settings, status, "sft", stop or stop_on_signals()) as session:
-        base = ensure_base(settings, Versions(settings))
+        versions = Versions(settings)
+        base = ensure_base(settings, versions)
+        versions.close()
         session.start(base.path, 0)
         if not taken_over(session):
             Sft(session).loop()

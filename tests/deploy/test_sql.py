@@ -52,6 +52,7 @@ def victim(settings):
     [
         "select count(*) from problems",
         "select count(*) from problems;  -- how many",
+        "select count(*) from problems where question <> 'é;é' ; -- ü;",
         "-- how many\nselect count(*) from problems",
         "from problems select count(*)",
         "with q as (select * from problems) select count(*) from q",
@@ -143,7 +144,8 @@ def test_each_query_sees_what_was_committed_before_it(settings):
 def test_json_is_one_array_of_objects_whatever_the_types(settings):
     table = sql.query(
         settings,
-        "select 1 a, 2 a, sum(index) as h, 1.50::decimal(5,2) as d, 'nan'::double as nan, null as nothing, 'é'::blob as b, "
+        "select 1 a, 2 a, sum(index) as h, "
+        " 1.50::decimal(5,2) as d, 'nan'::double as nan, null as nothing, '\\xC3\\xA9'::blob as b, "
         "timestamp '2024-01-02 03:04:05' as t, date '2024-01-02' as day, map {'k': [1]} as m, {'x': [1, 2]} as s, "
         "interval 1 day as i, 170141183460469231731687303715884105727::hugeint as huge, question "
         "from problems where id = 'p1' group by question",

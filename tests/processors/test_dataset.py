@@ -1,5 +1,8 @@
 import datetime as dt
+import errno
 import json
+import random
+import subprocess
 import threading
 import time
 import typing
@@ -93,8 +96,7 @@ def test_two_writers_with_the_same_rows_write_them_once(datasets):
     added = []
 
     def write(writer):
-        for at in range(20):
-            added.append(writer.append("problems", table.slice(at, 1), {APP: at}))
+        added.extend(writer.append("problems", table.slice(at, 1), {APP: at}) for at in range(20))
 
     threads = [threading.Thread(target=write, args=(writer,)) for writer in writers]
     for thread in threads:
@@ -163,6 +165,7 @@ def test_a_connection_reaches_no_other_file_and_no_setting(datasets, query):
 def test_no_tables_is_said_in_a_sentence(tmp_path):
     with pytest.raises(NoDatasets, match="factory up"):
         Datasets(tmp_path).connect()
+    assert Datasets(tmp_path).versions() == {}
     with pytest.raises(NoDatasets, match="no table 'trees'"):
         Datasets(tmp_path).table("trees")
 
@@ -170,6 +173,33 @@ def test_no_tables_is_said_in_a_sentence(tmp_path):
 def test_a_path_that_would_be_a_pattern_is_refused(tmp_path):
     with pytest.raises(BadPlace, match="choose another data directory"):
         Datasets(tmp_path / "data[1]").create()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small disk")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_is_an_error_with_its_number_and_the_table_stays_whole(small_disk):
+    datasets = Datasets(small_disk / "datasets")
+    datasets.create()
+    datasets.append("problems", rows(problem(0)), {APP: 0})
+    large = problem(1, question=random.Random(0).randbytes(1_000_000).hex())
+    with pytest.raises(OSError) as caught:
+        datasets.append("problems", rows(large, first=1), {APP: 1})
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename.endswith("problems")
+    assert datasets.offsets("problems") == {APP: 0}
+    assert datasets.append("problems", rows(problem(2), first=1), {APP: 1}) == 1
+    assert datasets.ids("problems") == {"p0", "p2"}
 
 
 def test_superseded_names_rows_made_from_a_losing_copy(datasets):

@@ -4,11 +4,11 @@ import asyncio
 
 import msgspec
 import pytest
-from scripted import Policy, Words
+from tests.processors.scripted import Policy, Words
 
 from processors.grading import Grader
 from processors.mcts import Ask
-from processors.policy import Completion, Request
+from processors.policy import Completion, EngineDied, Request
 from processors.search_driver import Aborted, Driver, tree_id, tree_seed
 from schemas.messages import Problem, Weights, content_id
 from schemas.settings import Settings
@@ -89,6 +89,21 @@ async def test_a_timeout_of_the_engine_is_not_taken_for_the_deadline(make_settin
 
     with pytest.raises(TimeoutError, match="engine"):
         await driver(make_settings(), Broken()).grow(PROBLEM, WEIGHTS)
+
+
+async def test_the_engines_own_error_comes_out_of_its_group(make_settings):
+    class Dead(Scripted):
+        async def generate_many(self, requests):
+            async with asyncio.TaskGroup() as group:
+                for request in requests:
+                    group.create_task(self.fail(request))
+            return []
+
+        async def fail(self, request):
+            raise EngineDied("broke")
+
+    with pytest.raises(EngineDied, match="broke"):
+        await driver(make_settings(), Dead()).grow(PROBLEM, WEIGHTS)
 
 
 def test_ids_and_seeds_follow_problem_seed_and_policy(make_settings):

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from processors.chat import resolve
+from processors.kafka import BrokerMissing
 from processors.searcher import choose, context, pinned
 from schemas.messages import Weights
 
@@ -44,7 +45,7 @@ def test_the_policy_that_searches(make_settings, policy, rows, chosen):
 
 async def test_without_weights_a_search_waits_and_then_says_why(make_settings):
     announced = Announced()
-    with pytest.raises(TimeoutError, match="no weights were announced"):
+    with pytest.raises(BrokerMissing, match="no weights were announced"):
         await pinned(make_settings(), announced, wait_s=0.2)
     announced.rows.append(BASE)
     assert await pinned(make_settings(), announced, wait_s=0.2) == BASE

@@ -212,6 +212,21 @@ def test_new_topics_under_old_names_end_a_session_and_begin_the_next(make_settin
     assert generations == [(5,), (10,)]
 
 
+def test_what_was_read_is_written_though_the_broker_died_before_the_flush(make_settings):
+    settings = make_settings("sink.flush_s=600")
+    with EmbeddedBroker(settings) as broker:
+        kafka.create_topics(settings)
+        fill(settings, 0, 10)
+        with Running(settings) as running:
+            deadline = time.monotonic() + 20
+            while running.status.read()["records"] < 10:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            broker.stop()
+            time.sleep(1.0)
+    assert len(running.datasets.ids("problems")) == 10
+
+
 def fill(settings, start, stop):
     producer = kafka.producer(settings)
     for number in range(start, stop):

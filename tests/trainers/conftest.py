@@ -1,21 +1,13 @@
 """A random tiny Llama with a character tokenizer, and a data directory with a real sink behind a real broker."""
 
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from running import Factory, Trainer
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-from processors import kafka
-from processors.dataset import Datasets
-from processors.sink import Sink
-from processors.status import Status
-from schemas.codec import decode
-from schemas.topics import BY_MESSAGE, BY_NAME, TOPICS
 
 CHARACTERS = "\n 0123456789+-*/=?:,.abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TEMPLATE = "{{ bos_token }}{{ messages[-1]['content'] }}\n"
@@ -62,52 +54,6 @@ def llama(tmp_path_factory) -> Callable[..., Path]:
     return make
 
 
-class Factory:
-    """Settings with a broker, tables and a running sink."""
-
-    def __init__(self, settings) -> None:
-        self.settings = settings
-        self.datasets = Datasets(Path(settings.factory.data) / "datasets")
-        self.datasets.create()
-        self.stopping = threading.Event()
-        sink = Sink(settings, self.datasets, [topic.name for topic in TOPICS], Status(settings, "sink"))
-        self.thread = threading.Thread(target=sink.session, args=(self.stopping,))
-        self.thread.start()
-
-    def send(self, *messages) -> None:
-        producer = kafka.producer(self.settings)
-        futures = [kafka.send(producer, message) for message in messages]
-        for future in futures:
-            future.get(30)
-        producer.close()
-
-    def table(self, *messages) -> None:
-        """Send messages and wait until they are rows."""
-        self.send(*messages)
-        name = BY_MESSAGE[type(messages[0])].table
-        wanted = {message.id for message in messages}
-        until(lambda: wanted <= self.datasets.ids(name))
-
-    def topic(self, kind) -> list:
-        """Every message of a topic."""
-        name = BY_MESSAGE[kind].name
-        return [decode(record.value, BY_NAME[name].message) for record in kafka.tail(self.settings, name, {})]
-
-    def rows(self, kind, where: str = "") -> list:
-        return list(self.datasets.messages(kind, where))
-
-    def close(self) -> None:
-        self.stopping.set()
-        self.thread.join(30)
-
-
-def until(condition, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def make_factory(factory_settings, llama) -> Iterator[Callable[..., Factory]]:
     """make_factory("sft.lr=1", ...) gives a running Factory with the random policy."""
@@ -121,35 +67,6 @@ def make_factory(factory_settings, llama) -> Iterator[Callable[..., Factory]]:
     yield make
     for factory in made:
         factory.close()
-
-
-class Trainer:
-    """A trainer's `run` in a thread, as its process would run it."""
-
-    def __init__(self, main, settings, stage: str) -> None:
-        self.stop = threading.Event()
-        self.error: BaseException | None = None
-        self.status = Status(settings, stage)
-        self.thread = threading.Thread(target=self._run, args=(main, settings))
-        self.thread.start()
-
-    def _run(self, main, settings) -> None:
-        try:
-            main(settings, self.status, self.stop)
-        except BaseException as error:  # noqa: BLE001 - the test looks at it
-            self.error = error
-
-    def end(self) -> None:
-        self.stop.set()
-        self.thread.join(60)
-        assert not self.thread.is_alive()
-        if self.error:
-            raise self.error
-
-    def until(self, condition, seconds: float = 60.0) -> None:
-        until(lambda: self.error is not None or condition(), seconds)
-        if self.error:
-            raise self.error
 
 
 @pytest.fixture

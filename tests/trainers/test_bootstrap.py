@@ -251,8 +251,8 @@ def test_questions_are_in_reasoning_gyms_own_words():
 def test_rows_start_with_a_question_and_hold_whole_labels(words):
     starts = [words.encode(text).ids[0] for text in ("Practice.", "Using all the numbers ", "Find a way to make ")]
     starts += [words.encode(text).ids[0] for text in ("Calculate ", chain.QUESTION.partition("{")[0])]
-    for ids, labels in islice(bootstrap.rows(words, 3), 20):
-        assert len(ids) == len(labels) == architecture.CONTEXT
+    for ids, labels in islice(bootstrap.rows(words, 3, architecture.SHORT), 50):
+        assert len(ids) == len(labels) == architecture.SHORT
         assert ids[0] in starts
         assert all(label in (token, bootstrap.IGNORED) for token, label in zip(ids, labels, strict=True))
 
@@ -321,7 +321,7 @@ def test_the_packaged_policy_is_small_and_opens_as_any_policy_does():
 def test_the_packaged_policy_was_made_by_todays_recipe():
     report = bootstrap.cached(PACKAGED, architecture.SIZES["tiny"])
     assert report is not None, "run `factory bootstrap` and commit trainers/tiny/model"
-    assert report.seconds <= 480
+    assert report.core_seconds <= 2 * 480  # eight minutes of two cores
     assert (PACKAGED / "README.md").read_text("utf-8") == card.text(report)
     for grade in report.grades.values():
         assert 0.2 <= grade.rate <= 0.6

@@ -58,7 +58,9 @@ def test_the_random_state_comes_back(llama, tmp_path) -> None:
 
 def test_the_state_comes_back_and_only_two_are_kept(llama, tmp_path) -> None:
     policy, opt = fresh(llama())
-    kept = state(seen={"a": 2, "ü": 1}, query="select 1", table_version=7, outgoing=[Outgoing("x", msgspec.Raw(b'{"a":1}'))])
+    kept = state(
+        seen={"a": 2, "ü": 1}, query="select 1", table_version=7, outgoing=[Outgoing("x", msgspec.Raw(b'{"a":1}'))]
+    )
     for step in (2, 10, 9, 11, 11):
         kept.step = step
         path = checkpoint.save(tmp_path, kept, policy, opt)

@@ -3,7 +3,7 @@
 import msgspec
 
 from schemas.tiny_problems import FAMILIES, HELD_OUT_SHARE
-from trainers.tiny.architecture import CONTEXT, Recipe
+from trainers.tiny.architecture import CONTEXT, SHORT, Recipe
 from trainers.tiny.exam import ROOM, SEED, Grade
 
 _CARD = """\
@@ -11,7 +11,7 @@ _CARD = """\
 
 A Llama-architecture model of {millions:.2f} million parameters with its own tokenizer, taught from nothing by
 
-    factory bootstrap --size {size}
+    factory bootstrap --out trainers/tiny/model
 
 to solve two families of procedural problems step by step, and to be wrong often enough to learn from it. It knows
 nothing else: no language, no other kind of problem, no reflection. It exists so that the whole factory runs on two
@@ -19,24 +19,25 @@ cores.
 
 ## What it was taught
 
-Documents are made on the fly by seeded code, read once, packed into rows of {context} tokens:
+Documents are made on the fly by seeded code, read once, packed into rows of {short} and {context} tokens:
 
 - worked solutions of reasoning-gym's `countdown` and `chain_sum` (one in {share} problems, by a hash of its content, is
   held out). Half of the countdown solutions look ahead; the others try a first step at random and compute honestly what
   comes of it, so wrong answers here are guesses, not slips, and it was SHOWN such dead ends. In `chain_sum` a step
-  takes one to four terms, evenly; the more it takes, the likelier it slips.
+  takes one to four terms; the more it takes, the likelier it slips.
 - practice, headed "Practice.", which never follows a plain question: several attempts at one problem, each judged
   ("Right.", "Wrong."), taken up again from the question ("Retry.") or from a named line ("Back to where we ..."), with
   up to ten idle lines between. It prepares for reflection; the words of reflection it has never seen.
+- echoes: a line of numbers, and the same line again.
 
 ## How
 
-| recipe | value |
+| recipe `{size}` | value |
 |---|---|
 {recipe}
 | loss over the last tenth | {loss:.3f} nats a token |
 | threads | {threads} |
-| seconds | {seconds_training:.0f} teaching, {seconds:.0f} with the examination |
+| seconds | {seconds_training:.0f} teaching, {seconds:.0f} with the examination, {core_seconds:.0f} of processor time |
 
 ## What it can do
 
@@ -78,7 +79,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     seconds_training: float
     seconds: float
-    """All together: teaching, examining, writing."""
+    """All together: teaching, examining, writing. On a busy machine more than the work itself takes."""
+    core_seconds: float
+    """Processor time of it, summed over cores: at least half of it passes on two idle cores."""
     grades: dict[str, Grade]
     probes: dict[str, float]
     """The share of passed probes by 'kind|family|distance'."""
@@ -89,14 +92,16 @@ def text(report: Report) -> str:
     distances, probes = _probes(report.probes)
     return _CARD.format(
         millions=report.parameters / 1e6,
-        size=report.size,
         context=CONTEXT,
+        size=report.size,
+        short=SHORT,
         share=HELD_OUT_SHARE,
         recipe="\n".join(f"| {name} | {value} |" for name, value in msgspec.structs.asdict(report.recipe).items()),
         loss=report.loss,
         threads=report.threads,
         seconds_training=report.seconds_training,
         seconds=report.seconds,
+        core_seconds=report.core_seconds,
         seed=SEED,
         room=ROOM,
         grades="\n".join(_grade(family, grade) for family, grade in report.grades.items()),

@@ -21,7 +21,9 @@ CHECK = {True: "Right.", False: "Wrong."}
 PLANNED = 0.5
 """Share of countdown solutions that look ahead."""
 PRACTICE = 0.2
-"""Share of practice among documents."""
+"""Share of practice at problems among documents."""
+ECHOES = 0.15
+"""Share of echoes: a line and, further down, the same line. They are how a small model learns to copy at all."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,22 @@ def stream(seed: int) -> Iterator[list[Span]]:
     rng = Random(seed)
     while True:
         lesson = (countdown.lesson if rng.random() < 0.5 else chain.lesson)(rng)
-        yield practice(lesson, rng) if rng.random() < PRACTICE else solution(lesson, rng)
+        kind = rng.random()
+        if kind < ECHOES:
+            yield echo(rng)
+        elif kind < ECHOES + PRACTICE:
+            yield practice(lesson, rng)
+        else:
+            yield solution(lesson, rng)
+
+
+def echo(rng: Random) -> list[Span]:
+    """A line of numbers and signs, and the same again after "Retry."."""
+    count = rng.randint(3, 10)
+    signs = ", ", " + ", " - ", " * ", " / ", " = "
+    line = "Use " + "".join(f"{rng.randint(-20, countdown.LARGEST)}{rng.choice(signs)}" for _ in range(count))
+    line += str(rng.randint(0, 99))
+    return [Span(f"{HEADER}\n\n{line}\n\n", learn=False), *idle(rng), Span(f"{RETRY}\n\n{line}")]
 
 
 def solution(lesson: Lesson, rng: Random) -> list[Span]:

@@ -21,6 +21,8 @@ SEED = 982_451_653
 """reasoning-gym seed of the held-out problems."""
 ROOM = 160
 """Most tokens of a response."""
+TOGETHER = 100
+"""Questions answered at a time."""
 _ANSWER = re.compile(r"Answer: ([^\n]*)\Z")
 
 
@@ -120,11 +122,22 @@ def answer(
     """One sample at temperature 1 for each question: (texts without the end token, lengths in tokens)."""
     import torch
 
+    torch.manual_seed(seed)
+    answers = [
+        one
+        for start in range(0, len(questions), TOGETHER)
+        for one in _some(model, words, questions[start : start + TOGETHER])
+    ]
+    return [text for text, _ in answers], [length for _, length in answers]
+
+
+def _some(model: "PreTrainedModel", words: "Tokenizer", questions: list[str]) -> list[tuple[str, int]]:
+    import torch
+
     end, pad = tokenizer.end_and_pad(words)
     prompts = [words.encode(question.strip() + "\n\n").ids for question in questions]
     widest = max(len(prompt) for prompt in prompts)
     ids = torch.tensor([[pad] * (widest - len(prompt)) + prompt for prompt in prompts])
-    torch.manual_seed(seed)
     with torch.no_grad():
         sampled = model.generate(
             input_ids=ids,
@@ -139,4 +152,4 @@ def answer(
         )
     responses = [[token for token in row if token != pad] for row in sampled[:, widest:].tolist()]
     cut = [response[: response.index(end)] if end in response else response for response in responses]
-    return [words.decode(response) for response in cut], [len(response) for response in cut]
+    return [(words.decode(response), len(response)) for response in cut]

@@ -107,11 +107,15 @@ def passed(model: "PreTrainedModel", words: "Tokenizer", made: list[Probe]) -> f
     """The share of probes whose continuation is the model's first choice throughout."""
     import torch
 
+    texts = [words.encode(before + after).ids for before, after in made]
+    tails = [words.encode(after).ids for _, after in made]
+    longest = max(map(len, texts))
+    # Padding behind a text changes nothing before it.
+    ids = torch.tensor([text + [0] * (longest - len(text)) for text in texts])
+    with torch.no_grad():
+        best = model(input_ids=ids, use_cache=False).logits.argmax(-1).tolist()
     hits = 0
-    for before, after in made:
-        ids, tail = words.encode(before + after).ids, words.encode(after).ids
-        assert ids[-len(tail) :] == tail  # the cut falls between two tokens
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
-        hits += logits[-len(tail) - 1 : -1].argmax(-1).tolist() == tail
+    for text, tail, row in zip(texts, tails, best, strict=True):
+        assert text[-len(tail) :] == tail  # the cut falls between two tokens
+        hits += row[len(text) - len(tail) - 1 : len(text) - 1] == tail
     return hits / max(1, len(made))

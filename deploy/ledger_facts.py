@@ -1,0 +1,151 @@
+"""What the ledger is computed from: committed offsets, what the topics hold beyond the tables, and the tables.
+
+The order of reading matters. Committed offsets come FIRST: whatever a group had committed then, it had answered
+before, so its answers are in what is read afterwards, and an id without an answer lies at or beyond that offset.
+With the embedded broker down, data/state/offsets.json (written while it ran) says what it had committed.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+import pyarrow as pa
+
+from processors import kafka
+from processors.dataset import Datasets, app_id
+from processors.rows import Place, Unwritable, message_batch
+from schemas.codec import BadMessage, content_sha, decode
+from schemas.settings import Settings
+from schemas.tables import TABLES
+from schemas.topics import BY_NAME, TOPICS, message_id
+
+TOPICS_READ = tuple(topic.name for topic in TOPICS if topic.name not in {"weights", "evaluations"})
+GROUPS: tuple[str, ...] = tuple(sorted({group for topic in TOPICS for group in topic.consumers}))
+
+
+class SavedOffsets(msgspec.Struct):
+    """data/state/offsets.json: the embedded broker's topic UUIDs and its groups' committed offsets."""
+
+    topic_ids: dict[str, str] = {}
+    groups: dict[str, dict[str, dict[str, int]]] = {}
+    clean: bool = True
+    """False: it was written while answers were still on their way to the tables."""
+
+
+class Facts:
+    """Everything that is known, online or offline.
+
+    Args:
+        settings: the data directory and the broker.
+
+    Raises:
+        NoDatasets: when there are no tables.
+        BrokerMissing: when a cluster that the settings name does not answer.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.online = True
+        self.embedded = not settings.broker.bootstrap
+        self.saved = SavedOffsets()
+        try:
+            self.topic_ids = kafka.topic_ids(settings)
+            self.groups = {group: kafka.committed(settings, group) for group in GROUPS}
+        except kafka.BrokerMissing:
+            if not self.embedded:
+                raise
+            self._offline()
+        self.connection = self._connect(Datasets(Path(settings.factory.data) / "datasets"))
+
+    def _offline(self) -> None:
+        self.online = False
+        try:
+            data = (Path(self.settings.factory.data) / "state" / "offsets.json").read_bytes()
+            self.saved = msgspec.json.decode(data, type=SavedOffsets)
+        except (OSError, msgspec.MsgspecError):
+            self.saved = SavedOffsets(clean=False)
+        self.topic_ids = self.saved.topic_ids
+        self.groups = {
+            group: {(topic, int(part)): at for topic, parts in topics.items() for part, at in parts.items()}
+            for group, topics in self.saved.groups.items()
+        }
+
+    def _connect(self, datasets: Datasets) -> duckdb.DuckDBPyConnection:
+        """The tables and, beside each, `tail_<table>`: the rows of its topic that it does not hold yet."""
+        pin = datasets.versions()
+        tails = {BY_NAME[name].table: self._tail(datasets, name, pin) for name in TOPICS_READ if name in self.topic_ids}
+        connection = datasets.connect(pin)
+        for name in TOPICS_READ:
+            table = BY_NAME[name].table
+            connection.register(f"tail_{table}", tails.get(table, TABLES[table].empty_table()))
+        return connection
+
+    def _tail(self, datasets: Datasets, topic: str, pin: Mapping[str, int]) -> pa.Table:
+        table = BY_NAME[topic].table
+        schema = TABLES[table]
+        if not self.online:
+            return schema.empty_table()
+        held = datasets.offsets(table, pin[table]) if table in pin else {}
+        prefix = app_id(table, self.topic_ids[topic], 0).rpartition(":")[0]
+        start = {int(app.rpartition(":")[2]): at + 1 for app, at in held.items() if app.startswith(f"{prefix}:")}
+        return pa.Table.from_batches(list(self._batches(topic, start, schema)), schema=schema)
+
+    def _batches(self, topic: str, start: dict[int, int], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        for record in kafka.tail(self.settings, topic, start):
+            place = Place(
+                topic=topic,
+                topic_id=self.topic_ids[topic],
+                partition=record.partition,
+                offset=record.offset,
+                time_ms=record.timestamp,
+                sha=content_sha(record.value or b""),
+            )
+            try:
+                yield message_batch(decode(record.value or b"", BY_NAME[topic].message), place, schema)
+            except (BadMessage, Unwritable):
+                continue  # its dead letter is counted, not it
+
+    def in_flight(self, group: str, topic: str, candidates: Mapping[str, list[tuple[str, int, int]]]) -> set[str]:
+        """Those of the ids without an answer that the group has not passed, or that wait to be fed again.
+
+        Args:
+            group: the consumer group.
+            topic: its input.
+            candidates: where each id was read: (topic id, partition, offset), perhaps several.
+        """
+        if not candidates:
+            return set()
+        if not self.online and not self.saved.clean:
+            return set(candidates)
+        done = {part: at for (name, part), at in self.groups.get(group, {}).items() if name == topic}
+        now = self.topic_ids.get(topic, "")
+        found = {
+            key
+            for key, places in candidates.items()
+            if any(topic_id == now and offset >= done.get(part, 0) for topic_id, part, offset in places)
+        }
+        left = {key: places for key, places in candidates.items() if key not in found}
+        old = {key for key, places in left.items() if all(topic_id != now for topic_id, _, _ in places)}
+        if not self.online:
+            return found | old
+        return found | (self._fed_again(topic, done, left, old) if left else set())
+
+    def _fed_again(self, topic: str, done: dict[int, int], left: Mapping[str, object], old: set[str]) -> set[str]:
+        """Of the ids that lie elsewhere: those with a copy beyond the committed offsets, or none on a new broker."""
+        if topic not in self.topic_ids:
+            return old if self.embedded else set()
+        copies = set(self._ids(kafka.tail(self.settings, topic, done), topic))
+        found = set(left) & copies
+        if self.embedded and old - found:
+            found |= old - found - set(self._ids(kafka.tail(self.settings, topic, {}), topic))
+        return found
+
+    @staticmethod
+    def _ids(records: Iterable[Any], topic: str) -> Iterator[str]:
+        for record in records:
+            try:
+                yield message_id(decode(record.value or b"", BY_NAME[topic].message))
+            except BadMessage:
+                continue

@@ -1,0 +1,301 @@
+"""The shell around every stage: a Faust app whose handler turns one message into others, and the process that hosts it.
+
+Faust acks what a handler raised on or was cancelled in, and loses messages with concurrency > 1 (upstream issue #606).
+So: one actor a partition, every failure becomes a dead letter, outputs are acknowledged by the broker before the input
+is acked, and a message in hand when the process stops is either finished or left uncommitted.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import faust
+import msgspec
+from aiokafka.errors import KafkaError
+
+from processors import kafka
+from processors.policy import EngineDied
+from processors.status import Status
+from schemas.codec import BadMessage, content_sha, decode, encode
+from schemas.messages import DeadLetter, Message, content_id
+from schemas.settings import Settings
+from schemas.topics import BY_MESSAGE, Topic, message_key
+
+GRACE_S = 45.0
+"""How long messages in hand may take to finish after SIGTERM; later ones are left uncommitted."""
+WATCH_S = 1.0
+SILENCE_S = 20.0
+"""A broker that refuses connections for this long ends the worker: the supervisor starts it again."""
+OVERHEAD_BYTES = 4096
+FATAL = (EngineDied, kafka.BrokerMissing, KafkaError, MemoryError)
+"""Errors that say nothing about the message: the worker ends and the message is delivered again."""
+
+M = TypeVar("M", bound=Message)
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where a message was read, and the sha256 of its bytes."""
+
+    topic: str
+    partition: int
+    offset: int
+    sha: str
+
+
+Handler = Callable[[Any, Source], Awaitable[Sequence[Message]]]
+
+
+class WorkerFailed(RuntimeError):
+    """The process cannot go on; messages in hand stay uncommitted."""
+
+
+def stage_app(stage: str, settings: Settings) -> faust.App:
+    """A Faust app whose id, and so its consumer group, is the stage's name, wherever it runs."""
+    broker = settings.broker
+    datadir = Path(settings.factory.data) / "state" / "faust"
+    datadir.parent.mkdir(parents=True, exist_ok=True)
+    return faust.App(
+        stage,
+        broker=";".join(f"aiokafka://{address}" for address in kafka.bootstrap(settings).split(",")),
+        key_serializer="raw",
+        value_serializer="raw",
+        store="memory://",
+        datadir=datadir,
+        web_enabled=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=broker.message_max_bytes,
+        producer_max_request_size=broker.message_max_bytes,
+        producer_compression_type=None if broker.compression == "none" else broker.compression,
+        broker_session_timeout=broker.session_timeout_ms / 1000,
+        broker_heartbeat_interval=broker.session_timeout_ms / 3000,
+        broker_max_poll_interval=broker.rebalance_timeout_ms / 1000,
+        broker_rebalance_timeout=broker.rebalance_timeout_ms / 1000,
+        broker_commit_interval=1.0,
+        stream_buffer_maxsize=8,
+        stream_wait_empty=True,
+        worker_redirect_stdouts=False,
+    )
+
+
+def attach(
+    app: faust.App, topic: Topic, handler: Handler, status: Status, settings: Settings, limit: int | None = None
+) -> None:
+    """Let the app consume a topic, one message at a time a partition.
+
+    Args:
+        app: from stage_app.
+        topic: whose messages the handler gets, decoded.
+        handler: gives the outputs; whatever it raises becomes a dead letter (FATAL errors end the worker instead).
+        status: counts records, errors and messages in hand.
+        settings: size limits.
+        limit: messages in hand at most, over all partitions; None = a message a partition.
+    """
+    work = Work(app, topic, handler, status, settings, limit)
+    hosted(app).append(work)
+    source = app.topic(topic.name, key_serializer="raw", value_serializer="raw", key_type=bytes, value_type=bytes)
+    app.agent(source, name=f"{app.conf.id}.{topic.table}", isolated_partitions=True)(work.consume)
+
+
+def hosted(app: faust.App) -> "list[Work]":
+    """The works attached to an app."""
+    works: list[Work] = app.__dict__.setdefault("factory_works", [])
+    return works
+
+
+class Work:
+    """One topic's messages on their way through a handler."""
+
+    def __init__(
+        self, app: faust.App, topic: Topic, handler: Handler, status: Status, settings: Settings, limit: int | None
+    ) -> None:
+        self.app, self.topic, self.handler, self.status = app, topic, handler, status
+        self.max_bytes = settings.broker.message_max_bytes
+        self.in_hand = 0
+        self.stopping = False
+        self.failed: BaseException | None = None
+        self._room = asyncio.Semaphore(limit) if limit else None
+
+    async def consume(self, stream: Any) -> None:  # noqa: ANN401 - a faust stream
+        """The agent: one of these runs for each partition."""
+        async for event in stream.events():
+            try:
+                if self._room:
+                    async with self._room:
+                        await self._one(event)
+                else:
+                    await self._one(event)
+            except BaseException:
+                # Faust acks an event that ends in an exception or a cancellation; one that counts as acked already
+                # never reaches the list of offsets to commit, so the message is delivered again.
+                event.message.acked = True
+                raise
+
+    async def _one(self, event: Any) -> None:  # noqa: ANN401 - a faust event
+        if self.stopping or self.failed:
+            await asyncio.Event().wait()  # until the app stops: uncommitted
+        self.in_hand += 1
+        try:
+            with self.status.in_flight:
+                outputs = await self._outputs(event.message)
+                for output in outputs:
+                    await self._send(output)
+                self.status.add(records=1)
+        except FATAL as error:
+            self.failed = error
+            raise
+        finally:
+            self.in_hand -= 1
+
+    async def _outputs(self, record: Any) -> Sequence[Message]:  # noqa: ANN401 - a faust message
+        """The handler's outputs, or the dead letter that says why there are none."""
+        value = record.value or b""
+        source = Source(record.topic, record.partition, record.offset, content_sha(value))
+        try:
+            outputs = await self.handler(decode(value, self.topic.message), source)
+            self._measure(outputs)
+        except FATAL:
+            raise
+        except Exception as error:  # noqa: BLE001 - the process edge: what failed is a row that says so
+            self.status.add(errors=1)
+            return [self._letter(record, source, error)]
+        return outputs
+
+    def _measure(self, outputs: Sequence[Message]) -> None:
+        for output in outputs:
+            if len(encode(output)) + OVERHEAD_BYTES > self.max_bytes:
+                raise ValueError(f"its {type(output).__name__} exceeds broker.message_max_bytes = {self.max_bytes}")
+
+    def _letter(self, record: Any, source: Source, error: Exception) -> DeadLetter:  # noqa: ANN401 - a faust message
+        value = record.value or b""
+        detail = "" if isinstance(error, BadMessage) else "".join(traceback.format_exception(error))[-4000:]
+        if len(value) * 4 // 3 + OVERHEAD_BYTES * 2 > self.max_bytes:
+            detail = f"{len(value)} bytes, too large to be copied: read them where they came from\n{detail}"
+            value = b""
+        return DeadLetter(
+            id=content_id(self.app.conf.id, source.topic, source.partition, source.offset, source.sha),
+            stage=self.app.conf.id,
+            topic=source.topic,
+            partition=source.partition,
+            offset=source.offset,
+            input_id=_id_of(record.value or b""),
+            key=record.key or b"",
+            value=value,
+            error=str(error)[:1000] or type(error).__name__,
+            detail=detail,
+            time=time.time(),
+        )
+
+    async def _send(self, message: Message) -> None:
+        await self.app.producer.send_and_wait(
+            BY_MESSAGE[type(message)].name, message_key(message), encode(message), None, None, None
+        )
+
+
+class _Identified(msgspec.Struct):
+    id: str = ""
+
+
+def _id_of(value: bytes) -> str:
+    """The id in a message that may be broken otherwise; '' where none can be read."""
+    try:
+        return msgspec.json.decode(value, type=_Identified).id
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
+
+
+def run(apps: Sequence[faust.App], settings: Settings, also: Sequence[Coroutine[Any, Any, None]] = ()) -> None:
+    """Host apps (and other coroutines) in this process until SIGTERM or SIGINT.
+
+    Stops gracefully: nothing new is begun, what is in hand finishes or stays uncommitted, offsets are committed.
+
+    An app, a handler (FATAL) or a coroutine that failed, or a broker that went away, ends the process at once with
+    exit code 1 and the error as its last line: Faust's threads would wait for the broker for ever, and what was in
+    hand is uncommitted, so there is nothing to tidy up.
+
+    Raises:
+        BrokerMissing: no broker answered at the start.
+    """
+    kafka.create_topics(settings)
+    logging.getLogger("faust").setLevel(logging.ERROR)
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)
+    loop = asyncio.get_event_loop()  # the one that the apps were built for
+    try:
+        loop.run_until_complete(Host(apps, settings).run(also))
+    except WorkerFailed as error:
+        print(f"factory: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+class Host:
+    """Several apps on one event loop."""
+
+    def __init__(self, apps: Sequence[faust.App], settings: Settings) -> None:
+        self.apps = apps
+        self.settings = settings
+        self.works = [work for app in apps for work in hosted(app)]
+        self._stop = asyncio.Event()
+        self._heard = time.monotonic()
+
+    async def run(self, also: Sequence[Coroutine[Any, Any, None]]) -> None:
+        """Start, watch, stop."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+        tasks = [asyncio.ensure_future(coroutine) for coroutine in also]
+        try:
+            for app in self.apps:
+                await app.start()
+            while not self._stop.is_set():
+                self._check(tasks)
+                await self._listen()
+                await asyncio.wait([asyncio.ensure_future(self._stop.wait())], timeout=WATCH_S)
+        except WorkerFailed:
+            raise
+        except BaseException as error:
+            raise WorkerFailed(f"{type(error).__name__}: {error}") from error
+        await self._end(tasks)
+
+    def _check(self, tasks: Sequence["asyncio.Future[None]"]) -> None:
+        failures = [work.failed for work in self.works if work.failed]
+        failures += [app.crash_reason for app in self.apps if app.crashed and app.crash_reason]
+        failures += [error for task in tasks if task.done() and (error := task.exception())]
+        if failures:
+            raise WorkerFailed(f"{type(failures[0]).__name__}: {failures[0]}") from failures[0]
+
+    async def _listen(self) -> None:
+        """Notice a broker that is gone: Faust itself would wait for it for ever."""
+        for address in kafka.bootstrap(self.settings).split(","):
+            host, _, port = address.rpartition(":")
+            try:
+                _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), WATCH_S)
+            except OSError:  # a timeout is one, too
+                continue
+            writer.close()
+            self._heard = time.monotonic()
+            return
+        if time.monotonic() - self._heard > SILENCE_S:
+            raise WorkerFailed(f"the broker at {kafka.bootstrap(self.settings)} has not answered for {SILENCE_S:g} s")
+
+    async def _end(self, tasks: Sequence["asyncio.Future[None]"]) -> None:
+        for work in self.works:
+            work.stopping = True
+        for task in tasks:
+            task.cancel()
+        deadline = time.monotonic() + GRACE_S
+        while any(work.in_hand and not work.failed for work in self.works) and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for app in self.apps:
+            app.conf.stream_wait_empty = False  # we waited; what is still in hand must stay uncommitted
+            try:
+                await asyncio.wait_for(app.stop(), timeout=15)
+            except TimeoutError:
+                continue  # its offsets are committed every second; what was in hand is delivered again

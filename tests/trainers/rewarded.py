@@ -1,0 +1,34 @@
+"""Reward groups made by hand."""
+
+from schemas.messages import Problem, RewardGroup, Rollout, Span, content_id
+
+
+def group(index, *, version, rewards=(1, -1), finish="stop", logprobs=None, size=2) -> RewardGroup:
+    """A group whose rollouts hold few tokens of the random Llama's vocabulary, different for each index."""
+    question = f"What is {index}?"
+    problem = Problem(
+        id=content_id(question), question=question, answer=str(index), source="test", difficulty=0.5, grader="numeric"
+    )
+    rollouts = []
+    for line in range(size):
+        ids = [4 + (index * 7 + line * 3 + at) % 70 for at in range(6 + (index + line) % 5)]
+        rollouts.append(
+            Rollout(
+                token_ids=ids,
+                logprobs=logprobs or [-4.0 - 0.1 * at for at in range(len(ids))],
+                spans=[Span(version=version, sha="s", start=0, stop=len(ids))],
+                finish=finish,
+                text="...",
+            )
+        )
+    return RewardGroup(
+        id=content_id(problem.id, 0),
+        problem=problem,
+        round=0,
+        rollouts_sha="s",
+        prompt_ids=[1, 30, 31, 32, 4],
+        rollouts=rollouts,
+        rewards=[float(r) for r in rewards],
+        verdicts=["correct" if r > 0 else "wrong" for r in rewards],
+        backtracks=[line % 2 for line in range(size)],
+    )
