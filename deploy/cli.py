@@ -12,7 +12,6 @@ import typer
 from deploy import options as o
 from deploy.cli_ask import ask
 from deploy.cli_run import runs
-from schemas.load import BadSettings
 
 app = typer.Typer(
     name="factory",
@@ -23,6 +22,13 @@ app = typer.Typer(
 )
 runs(app)
 ask(app)
+
+OURS = ("schemas", "producers", "processors", "trainers", "deploy")
+TOLD = (
+    "BadSettings", "BadPolicy", "BadPlace", "BadQuery", "BrokerMissing", "BrokerRuns", "EngineUnreachable", "FetchFailed",
+    "GaveUp", "NoDatasets", "NotFound", "TableBusy", "TrainerBusy",
+)  # fmt: skip
+"""Errors whose text is for the person at the keyboard; by name, so that none of the heavy modules is imported for it."""
 
 
 @app.command("settings")
@@ -52,12 +58,7 @@ def main() -> None:
 
 def explain(error: BaseException) -> str | None:
     """The sentence for an error that the user can put right; None for a defect of ours, which keeps its traceback."""
-    from deploy.process import GaveUp
-    from deploy.sql import BadQuery
-    from processors.chat import BadPolicy
-    from processors.kafka import BrokerMissing
-
-    if isinstance(error, BadSettings | BadPolicy | BrokerMissing | BadQuery | GaveUp):
+    if type(error).__name__ in TOLD and type(error).__module__.partition(".")[0] in OURS:
         return str(error)
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EADDRINUSE, errno.EACCES, errno.EROFS}:
         what = {

@@ -16,12 +16,13 @@ from types import FrameType
 from typing import TextIO
 
 import msgspec
-from processors.dataset import Datasets
 
-from deploy.broker import EmbeddedBroker, feed_again, save_offsets
+from deploy.broker import EmbeddedBroker
+from deploy.feeding import feed_again, in_tables, save_offsets
 from deploy.placement import plan
 from deploy.process import Process, Spec
 from processors import kafka, status
+from processors.dataset import Datasets
 from schemas.load import BadSettings
 from schemas.settings import Settings
 from schemas.topics import TOPICS
@@ -135,20 +136,10 @@ class Factory:
 
     def _await_sinks(self) -> None:
         """Wait until the tables hold everything that the topics hold."""
-        datasets = Datasets(self.data / "datasets")
         ids = kafka.topic_ids(self.settings)
-        end = kafka.highwater(self.settings, [topic.name for topic in TOPICS])
+        ends = kafka.highwater(self.settings, [topic.name for topic in TOPICS])
         deadline = time.monotonic() + SINK_GRACE_S
-        while time.monotonic() < deadline:
-            held = {topic.name: datasets.offsets(topic.table) for topic in TOPICS}
-            behind = [
-                (topic.name, partition)
-                for topic in TOPICS
-                for (name, partition), high in end.items()
-                if name == topic.name and held[name].get(f"{topic.table}:{ids[name]}:{partition}", -1) < high - 1
-            ]
-            if not behind:
-                return
+        while not in_tables(self.settings, ids, ends) and time.monotonic() < deadline:
             time.sleep(TICK_S)
 
 

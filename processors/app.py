@@ -6,6 +6,7 @@ is acked, and a message in hand when the process stops is either finished or lef
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -75,6 +76,8 @@ def stage_app(stage: str, settings: Settings) -> faust.App:
         consumer_max_fetch_size=broker.message_max_bytes,
         producer_max_request_size=broker.message_max_bytes,
         producer_compression_type=None if broker.compression == "none" else broker.compression,
+        # A join waits for the longest message in hand of the others: an earlier timeout would begin it again and again.
+        broker_request_timeout=broker.rebalance_timeout_ms / 1000 + 10,
         broker_session_timeout=broker.session_timeout_ms / 1000,
         broker_heartbeat_interval=broker.session_timeout_ms / 3000,
         broker_max_poll_interval=broker.rebalance_timeout_ms / 1000,
@@ -149,8 +152,15 @@ class Work:
                 for output in outputs:
                     await self._send(output)
                 self.status.add(records=1)
-        except FATAL as error:
-            self.failed = error
+        except asyncio.CancelledError as error:
+            # The worker is stopping, or the partition went away; else it is a future of the handler's own that was
+            # cancelled, and going on to the next message would commit past this one.
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():
+                self.failed = WorkerFailed(f"{self.topic.name}: what the handler waited for was cancelled: {error!r}")
+            raise
+        except Exception as error:
+            self.failed = error  # FATAL, or an output that the broker did not take
             raise
         finally:
             self.in_hand -= 1
@@ -249,19 +259,22 @@ class Host:
         """Start, watch, stop."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
-        tasks = [asyncio.ensure_future(coroutine) for coroutine in also]
+        tasks = [asyncio.ensure_future(coroutine) for coroutine in (self._start(), *also)]
         try:
-            for app in self.apps:
-                await app.start()
             while not self._stop.is_set():
                 self._check(tasks)
                 await self._listen()
-                await asyncio.wait([asyncio.ensure_future(self._stop.wait())], timeout=WATCH_S)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), WATCH_S)
         except WorkerFailed:
             raise
         except BaseException as error:
             raise WorkerFailed(f"{type(error).__name__}: {error}") from error
         await self._end(tasks)
+
+    async def _start(self) -> None:
+        for app in self.apps:
+            await app.start()
 
     def _check(self, tasks: Sequence["asyncio.Future[None]"]) -> None:
         failures = [work.failed for work in self.works if work.failed]

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from processors.delta_log import transactions
 from schemas.messages import Message
@@ -150,12 +150,12 @@ class Datasets:
                     if attempt == _ATTEMPTS - 1:
                         raise
                     continue
-                except OSError as error:
+                except (OSError, DeltaError) as error:
                     raise self._named(error, name) from error
                 return fresh.num_rows
         raise AssertionError("unreachable")
 
-    def _named(self, error: OSError, name: str) -> OSError:
+    def _named(self, error: Exception, name: str) -> Exception:
         """The library's error, with the number and the place that a full disk's has everywhere else."""
         if f"os error {errno.ENOSPC}" in str(error):
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.root / name))

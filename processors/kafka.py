@@ -4,7 +4,6 @@ Its defaults start at the end of a topic, commit by themselves, read uncommitted
 """
 
 import contextlib
-import json
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -33,6 +32,8 @@ class EmbeddedAddress(msgspec.Struct, frozen=True):
 
     bootstrap: str
     pid: int
+    owner: int = 0
+    """The process that started it and will stop it."""
 
 
 def address_file(settings: Settings) -> Path:
@@ -295,5 +296,5 @@ def write_address(settings: Settings, address: EmbeddedAddress) -> None:
     path = address_file(settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"bootstrap": address.bootstrap, "pid": address.pid}), "utf-8")
+    temporary.write_bytes(msgspec.json.encode(address))
     temporary.replace(path)

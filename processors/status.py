@@ -1,4 +1,4 @@
-"""What a process is doing right now, as a small JSON file the panel reads: a process can be seen without a connection to it.
+"""What a process is doing right now, as a small JSON file: the panel sees it without a connection to it.
 
 A status is an observation, never a record: nothing reads it to decide what is done (offsets and tables say that).
 """
@@ -38,7 +38,7 @@ class Status:
         self._thread: threading.Thread | None = None
 
     def add(self, **counts: int) -> None:
-        """Count up: add(records=1, tokens=250). Any name may be counted."""
+        """Count up, by any names: `add` with records=1 and tokens=250, say."""
         with self._lock:
             for name, count in counts.items():
                 self._counts[name] = self._counts.get(name, 0) + count
@@ -46,7 +46,7 @@ class Status:
                 self._progress = time.time()
 
     def set(self, **fields: Any) -> None:  # noqa: ANN401 - any JSON value
-        """Set free-form fields: set(version=3). Values must be JSON."""
+        """Set free-form fields, such as version=3. Values must be JSON."""
         with self._lock:
             self._fields.update(fields)
 

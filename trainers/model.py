@@ -73,7 +73,7 @@ def optimizer(model: Any, *, lr: float, weight_decay: float) -> torch.optim.Adam
     matrices = [p for p in model.parameters() if p.ndim >= 2 and p.requires_grad]
     vectors = [p for p in model.parameters() if p.ndim < 2 and p.requires_grad]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, betas=BETAS, eps=1e-8)
+    return torch.optim.AdamW(groups, lr=lr, betas=BETAS, eps=1e-8, fused=True)
 
 
 def apply_gradients(model: Any, opt: torch.optim.AdamW, *, lr: float, clip: float) -> float:  # noqa: ANN401

@@ -15,6 +15,9 @@ import numpy as np
 import torch
 
 Tensor = torch.Tensor
+EFFICIENT = 768
+"""Tokens from which a larger micro-batch is not faster on a core."""
+WASTE = 0.1
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,15 @@ class Batch:
 def plan(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Indices grouped into micro-batches, longest first, each of at most `budget` tokens padding included.
 
-    A row longer than the budget stands alone. Deterministic: equal lengths keep their order.
+    A micro-batch that is large enough to be efficient takes no row that would be more than a tenth padding. A row
+    longer than the budget stands alone. Deterministic: equal lengths keep their order.
     """
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     groups: list[list[int]] = []
     for index in order:
         width = lengths[groups[-1][0]] if groups else 0
-        if groups and width * (len(groups[-1]) + 1) <= budget:
+        wasteful = groups and width * len(groups[-1]) >= EFFICIENT and lengths[index] < (1 - WASTE) * width
+        if groups and not wasteful and width * (len(groups[-1]) + 1) <= budget:
             groups[-1].append(index)
         else:
             groups.append([index])

@@ -9,6 +9,7 @@ import time
 from collections import deque
 
 from processors.status import Status
+from processors.versions import Versions
 from schemas.messages import Filtered, RewardGroup, TrainingStep, Weights, content_id
 from schemas.settings import Settings
 from trainers import groups as cohort
@@ -19,7 +20,7 @@ from trainers.session import Session, stop_on_signals
 
 SAVE_IDLE_S = 30.0
 """Filtered groups are checkpointed, and their offsets committed, at least this often."""
-LOOK_S = 2.0
+LOOK_S = 0.5
 
 
 def run(settings: Settings, status: Status, stop: threading.Event | None = None) -> None:
@@ -43,12 +44,16 @@ def wait_for_start(session: Session) -> Weights | None:
     """The version to begin from, once it is announced; None when told to stop first."""
     wanted = session.settings.rl.start_version
     session.status.set(waiting="the version that SFT hands over" if wanted < 0 else f"version {wanted}")
-    while not session.stop.is_set():
-        for row in session.announced().values():
-            if row.version == wanted or (wanted < 0 and row.handover):
-                session.status.set(waiting="")
-                return row
-        session.stop.wait(LOOK_S)
+    versions = Versions(session.settings)
+    try:
+        while not session.stop.is_set():
+            for row in versions.all():
+                if row.version == wanted or (wanted < 0 and row.handover):
+                    session.status.set(waiting="")
+                    return row
+            session.stop.wait(LOOK_S)
+    finally:
+        versions.close()
     return None
 
 

@@ -103,7 +103,7 @@ class Session:
         )
         self.base = weights.directory(self.state.base)
         self.model: Any = policy.load(self.base)
-        self.optimizer = policy.optimizer(self.model, lr=self.section.lr, weight_decay=self.section.weight_decay)
+        self.optimizer: Any = policy.optimizer(self.model, lr=self.section.lr, weight_decay=self.section.weight_decay)
         if path:
             checkpoint.restore(path, self.model, self.optimizer)
             self.outbox.restore(self.state.outgoing)
@@ -178,6 +178,7 @@ class Session:
             self._confirmed = time.monotonic()
 
     def idle(self) -> None:
-        """Nothing more to train: see the last messages into their tables until told to stop."""
+        """Nothing more to train: free the model, see the last messages into their tables until told to stop."""
+        self.model = self.optimizer = None
         while not self.stop.wait(0.5):
             self.confirm()

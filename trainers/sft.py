@@ -22,6 +22,7 @@ from trainers.pool import Pool
 from trainers.session import Session, stop_on_signals
 
 REFRESH_S = 2.0
+BUSY_REFRESH_S = 8.0
 TRAINING_SET = """
 SELECT CAST(id AS VARCHAR) AS id, problem.question AS question, text, problem.source AS source,
        problem.difficulty AS difficulty
@@ -61,6 +62,7 @@ class Sft:
         self.pool = Pool(session.settings.factory.seed, self.settings.epochs, session.state.seen)
         self.refused = session.refused()
         self.versions: dict[str, int] = {}
+        self.hungry = True
         now = time.monotonic()
         self.refreshed, self.grown, self.stepped, self.published = 0.0, now, now, now
 
@@ -71,6 +73,7 @@ class Sft:
             session.confirm()
             self.refresh()
             batch = self.next_batch()
+            self.hungry = not batch
             if batch:
                 self.step(batch)
             if self.due(waiting=not batch):
@@ -100,8 +103,8 @@ class Sft:
         return self.settings.sql.strip().rstrip(";")
 
     def refresh(self) -> None:
-        """Take in new rows when a table has a new version, looking every two seconds."""
-        if time.monotonic() - self.refreshed < REFRESH_S:
+        """Take in new rows when a table has a new version; a look costs, so it is a rare one while rows suffice."""
+        if time.monotonic() - self.refreshed < (REFRESH_S if self.hungry else BUSY_REFRESH_S):
             return
         datasets = self.session.datasets
         try:

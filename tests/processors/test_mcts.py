@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from tests.processors.scripted import ANSWER, BLANK, EOS, PIECES, Cycle, Policy, Words, drive, new_search
+from scripted import ANSWER, BLANK, EOS, PIECES, Cycle, Policy, Words, drive, new_search
 
 from processors.chat import states_answer
 from processors.mcts import Search, says_yes

@@ -4,7 +4,7 @@ import asyncio
 
 import msgspec
 import pytest
-from tests.processors.scripted import Policy, Words
+from scripted import Policy, Words
 
 from processors.grading import Grader
 from processors.mcts import Ask

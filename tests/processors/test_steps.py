@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.processors.scripted import PIECES, Said, Words
+from scripted import PIECES, Said, Words
 
 from processors.chat import STEP_END, Chat, resolve, states_answer
 from processors.steps import final_text, read_step, split

@@ -91,7 +91,7 @@ def test_a_crash_while_saving_leaves_the_one_before(llama, tmp_path, monkeypatch
 def test_a_checkpoint_of_another_model_is_refused(llama, tmp_path) -> None:
     policy, opt = fresh(llama())
     path = checkpoint.save(tmp_path, state(), policy, opt)
-    with pytest.raises(ValueError, match="policy.path"):
+    with pytest.raises(ValueError, match=r"policy\.path"):
         checkpoint.restore(path, torch.nn.Linear(2, 2), opt)
 
 

@@ -94,11 +94,20 @@ def test_padding_is_bounded(lengths, budget) -> None:
     padded = sum(max(lengths[i] for i in group) * len(group) for group in groups)
     # Sorted rows: a group wastes at most what its longest and shortest differ by, so all together one group's worth.
     assert padded <= sum(lengths) + budget
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+
+
+def test_large_micro_batches_hold_rows_of_like_lengths() -> None:
+    lengths = [n for n in range(40, 160) for _ in range(4)]
+    groups = plan(lengths, 4096)
+    padded = sum(max(lengths[i] for i in group) * len(group) for group in groups)
+    assert padded < 1.1 * sum(lengths)
+    assert len(groups) < 40
 
 
 @pytest.mark.parametrize(("ids", "start", "behaviour"), [([1, 2], 0, []), ([1, 2], 3, []), ([1, 2, 3], 1, [-1.0])])
 def test_a_row_that_makes_no_sense_is_refused(ids, start, behaviour) -> None:
-    with pytest.raises(ValueError, match="loss_from|log-probs"):
+    with pytest.raises(ValueError, match=r"loss_from|log-probs"):
         Row(ids, start, behaviour=behaviour)
 
 

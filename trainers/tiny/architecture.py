@@ -23,7 +23,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     layers: int = 4
     heads: int = 3
     feed_forward: int = 448
-    tokens: int = 4_100_000
+    tokens: int = 3_280_000
     """Training tokens: the budget (not minutes, so that the same recipe gives the same policy)."""
     batch_tokens: int = 2048
     """Tokens a step: rows of CONTEXT in every fourth, else of SHORT."""

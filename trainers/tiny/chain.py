@@ -11,7 +11,7 @@ from schemas.tiny_problems import is_held_out
 from trainers.tiny.tasks import Lesson, Line
 
 QUESTION = "State the final answer to the following arithmetic problem: {expression} ="
-TERMS = (3, 8)
+TERMS = (3, 7)
 """Fewest and most terms in lessons; problems (schemas.tiny_problems) lie within."""
 LEAPS = (0.4, 0.3, 0.2, 0.1)
 """How often a line takes 1, 2, 3, 4 terms."""

@@ -49,11 +49,13 @@ def stream(seed: int) -> Iterator[list[Span]]:
 
 
 def echo(rng: Random) -> list[Span]:
-    """A line of numbers and signs, and the same again after "Retry."."""
-    count = rng.randint(3, 10)
-    signs = ", ", " + ", " - ", " * ", " / ", " = "
-    line = "Use " + "".join(f"{rng.randint(-20, countdown.LARGEST)}{rng.choice(signs)}" for _ in range(count))
-    line += str(rng.randint(0, 99))
+    """A list of numbers or a chain of terms, and the same again after "Retry."."""
+    count = rng.randint(2, 9)
+    if rng.random() < 0.5:
+        rest = [f", {rng.randint(1, 99)}" for _ in range(count)]
+    else:
+        rest = [f" {rng.choice('+-')} {rng.randint(0, 9)}" for _ in range(count)]
+    line = f"Use {rng.randint(0, 20)}{''.join(rest)}"
     return [Span(f"{HEADER}\n\n{line}\n\n", learn=False), *idle(rng), Span(f"{RETRY}\n\n{line}")]
 
 

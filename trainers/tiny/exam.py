@@ -54,8 +54,8 @@ def problems(family: str, count: int, seed: int = SEED) -> list[dict[str, Any]]:
     import reasoning_gym
 
     found: list[dict[str, Any]] = []
-    entries = reasoning_gym.create_dataset(family, seed=seed, size=count * 16, **FAMILIES[family])
-    for index in range(count * 16):
+    entries = reasoning_gym.create_dataset(family, seed=seed, size=count * 16 + 200, **FAMILIES[family])
+    for index in range(count * 16 + 200):
         entry = entries[index]
         if is_held_out(family, entry["metadata"]):
             found.append(entry)

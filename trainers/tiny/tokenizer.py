@@ -26,6 +26,10 @@ NUMBERS = range(-99, countdown.LARGEST + 1)
 _SAMPLE = 3000
 _NEXT = r"(?=[-\d(])"
 _WORDS = (
+    # A signed term and a listed number are one token: a small model copies a list by finding the token it wrote last
+    # and taking the next one, and a comma is found everywhere.
+    r" [-+] \d(?!\d)",
+    r", \d+",
     rf" [-+*/=] {_NEXT}",  # an operator between two operands, with its spaces
     r"-?\d+",
     rf" ?[A-Za-z']+(?: {_NEXT})?",  # a word takes the space before it, and the one after it where a number follows
@@ -59,7 +63,8 @@ def build() -> Tokenizer:
     cutter = pre_tokenizers.Sequence([cut, as_bytes])
     pieces = [END, PAD, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     pieces += [piece for text in _texts() for piece, _ in cutter.pre_tokenize_str(text)]
-    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    pieces = [*pieces[:2], *sorted(set(pieces[2:]))]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer = cutter
     tokenizer.decoder = decoders.ByteLevel()
@@ -68,8 +73,11 @@ def build() -> Tokenizer:
 
 
 def _texts() -> list[str]:
-    """What the vocabulary must cover, most important first."""
+    """What the vocabulary must cover, in any order."""
     numbers = [str(number) for number in NUMBERS]
+    numbers += [f", {number}" for number in NUMBERS if number > 0] + [
+        f" {sign} {digit}" for sign in "+-" for digit in range(10)
+    ]
     lessons = ["".join(span.text for span in document) for document in islice(documents.stream(0), _SAMPLE)]
     # As the chain of thought says them: behind a jump, with and without an ending, and cut into words.
     back = [f"{GO_BACK} use 1", f"{RESTART} ... {RESTART}. Use 1, use 2, Use (", " - -1 + (2) * (3) / (4)"]

@@ -1,0 +1,157 @@
+import collections
+
+import pytest
+from worker_tools import Workers, answers, letters, problem, stop, trace, until
+
+from processors import kafka
+from schemas.codec import encode
+
+
+@pytest.fixture
+def workers(settings, tmp_path):
+    made = Workers(settings, tmp_path)
+    yield made
+    made.close()
+
+
+def lag(settings, group="search", topic="problems"):
+    return kafka.lag(settings, group, topic)
+
+
+def test_a_killed_worker_loses_nothing_and_repeats_at_most_what_it_held(settings, send_all, workers):
+    send_all(*[problem(i) for i in range(60)])
+    first = workers.start("search", seconds=0.3)
+    until(lambda: len(workers.lines("end")) >= 20, what="20 messages")
+    first.kill()
+    first.wait()
+    held = collections.Counter(workers.lines("begin")) - collections.Counter(workers.lines("end"))
+    second = workers.start("search", seconds=0.05)
+    until(lambda: lag(settings) == 0, what="the rest")
+    assert stop(second) == 0
+    counts = answers(settings)
+    assert set(counts) == {f"p{i}" for i in range(60)}
+    # In hand at the kill, and finished but not yet committed (every second): a second's worth a partition.
+    partitions = settings.topics.problems_partitions
+    assert sum(counts.values()) - 60 <= len(held) + 4 * partitions
+    assert letters(settings) == []
+
+
+def test_sigterm_finishes_what_is_in_hand_and_commits_it(settings, send_all, workers):
+    send_all(*[problem(i) for i in range(40)])
+    worker = workers.start("search", seconds=4.0, limit=3)
+    until(lambda: len(workers.lines("begin")) >= 3, what="three in hand")
+    assert stop(worker) == 0
+    begun = workers.lines("begin")
+    assert len(begun) == 3, "nothing new is begun"
+    assert answers(settings) == collections.Counter(begun)
+    assert sum(kafka.committed(settings, "search").values()) == 3
+    second = workers.start("search")
+    until(lambda: lag(settings) == 0)
+    assert stop(second) == 0
+    assert answers(settings) == collections.Counter({f"p{i}": 1 for i in range(40)})
+
+
+def test_the_limit_bounds_the_messages_in_hand(settings, send_all, workers):
+    send_all(*[problem(i) for i in range(60)])
+    worker = workers.start("search", seconds=0.5, limit=2)
+    peak = 0
+    for _ in range(60):
+        peak = max(peak, len(workers.lines("begin")) - len(workers.lines("end")))
+        if len(workers.lines("end")) >= 8:
+            break
+        until(lambda: True)
+        workers.all[0].poll()
+        __import__("time").sleep(0.1)
+    stop(worker)
+    assert peak == 2
+
+
+def test_a_stage_moves_between_processes_and_keeps_its_offsets(settings, send_all, workers):
+    send_all(*[trace(i) for i in range(30)])
+    alone = workers.start("verify", seconds=0.1)
+    until(lambda: len(workers.lines("end")) >= 10)
+    assert stop(alone) == 0
+    done = answers(settings)
+    assert 10 <= len(done) < 30
+    assert sum(kafka.committed(settings, "verify").values()) == len(done)
+    send_all(*[problem(i) for i in range(10)])
+    together = workers.start("linearize", "verify", "search")
+    until(lambda: lag(settings, "verify", "traces") == 0 and lag(settings) == 0)
+    assert stop(together) == 0
+    assert answers(settings) == collections.Counter([f"t{i}" for i in range(30)] + [f"p{i}" for i in range(10)])
+
+
+def test_bad_bytes_and_raising_handlers_become_dead_letters(settings, workers):
+    producer = kafka.producer(settings)
+    bad = {b"a": b"not json", b"b": b'{"id": "half"}', b"c": b"\xff\xfe\x00", b"d": b""}
+    for key, value in bad.items():
+        producer.send("problems", key=key, value=value, partition=0)
+    producer.send("problems", key=b"e", value=encode(problem(7)), partition=0)
+    producer.send("problems", key=b"f", value=encode(problem(8)), partition=0)
+    producer.flush(10)
+    producer.close()
+    worker = workers.start("search", fail="raise", fail_on=0)
+    until(lambda: lag(settings) == 0)
+    assert stop(worker) == 0
+    found = letters(settings)
+    assert {letter.key: letter.value for letter in found} == {**bad, b"e": encode(problem(7))}
+    assert answers(settings) == {"p8": 1}
+    by_key = {letter.key: letter for letter in found}
+    assert by_key[b"b"].input_id == "half"
+    raised = by_key[b"e"]
+    assert raised.stage == "search"
+    assert (raised.topic, raised.partition, raised.offset) == ("problems", 0, 4)
+    assert "the handler raised" in raised.error
+    assert "Traceback" in raised.detail
+    assert raised.input_id == "p7"
+
+
+def test_a_five_megabyte_message_passes_the_stage_and_its_dead_letter_keeps_it(settings, send_all, workers):
+    big = problem(1, "x" * 5_000_000)
+    send_all(big)
+    worker = workers.start("search", fail="raise")
+    until(lambda: lag(settings) == 0)
+    assert stop(worker) == 0
+    (letter,) = letters(settings)
+    assert letter.value == encode(big)
+
+
+def test_a_message_too_large_for_a_dead_letter_is_pointed_at(settings, send_all, workers):
+    send_all(problem(1, "x" * 14_000_000), problem(2))
+    worker = workers.start("search", fail="raise")
+    until(lambda: lag(settings) == 0)
+    assert stop(worker) == 0
+    (letter,) = letters(settings)
+    assert (letter.value == b"" and "bytes" in letter.detail) or letter.input_id == "p2"
+
+
+def test_a_cancelled_future_ends_the_worker_and_the_message_comes_again(settings, send_all, workers):
+    producer = kafka.producer(settings)
+    for index in range(5):
+        producer.send("problems", key=b"k", value=encode(problem(index)), partition=3)
+    producer.flush(10)
+    producer.close()
+    worker = workers.start("search", fail="cancel", fail_on=2)
+    assert worker.wait(60) == 1
+    assert "cancelled" in workers.errors().splitlines()[-1]
+    assert set(answers(settings)) == {"p0", "p1"}
+    second = workers.start("search")
+    until(lambda: lag(settings) == 0)
+    assert stop(second) == 0
+    assert set(answers(settings)) == {f"p{i}" for i in range(5)}
+
+
+def test_a_failing_coroutine_beside_the_apps_ends_the_process(workers):
+    worker = workers.start("search", fail="also")
+    assert worker.wait(60) == 1
+    assert "the evaluator broke" in workers.errors().splitlines()[-1]
+
+
+def test_two_workers_share_and_one_killed_loses_nothing(settings, send_all, workers):
+    send_all(*[problem(i) for i in range(80)])
+    first = workers.start("search", seconds=0.2)
+    workers.start("search", seconds=0.2)
+    until(lambda: len(workers.lines("end")) >= 15)
+    first.kill()
+    until(lambda: set(answers(settings)) == {f"p{i}" for i in range(80)}, 90, "all answered")
+    until(lambda: lag(settings) == 0)

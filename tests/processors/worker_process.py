@@ -1,0 +1,87 @@
+"""A worker in a process of its own, for tests that kill it.
+
+`worker_process.py SETTINGS_JSON PLAN_JSON`: the plan names the stages to host, seconds a message, and a limit. A
+handler answers every message with one Filtered of its stage, and writes what it began into the journal.
+"""
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from processors.app import Source, attach, run, stage_app
+from processors.status import Status
+from schemas.messages import Filtered, content_id
+from schemas.settings import Settings
+from schemas.topics import BY_NAME, message_id
+
+INPUTS = {"search": ("problems",), "verify": ("traces", "rollouts"), "linearize": ("trees",)}
+
+
+class Plan(msgspec.Struct, kw_only=True):
+    stages: list[str]
+    seconds: float = 0.0
+    limit: int | None = None
+    journal: str
+    fail: str = ""
+    """'raise' in the handler, 'cancel' what it waits for, or 'also': the coroutine beside the apps raises."""
+    fail_on: int = 0
+    """On which message of this process (0 = the first)."""
+
+
+def handler(stage: str, plan: Plan) -> Callable[[Any, Source], Awaitable[list[Filtered]]]:
+    journal = Path(plan.journal)
+    begun = 0
+
+    async def answer(message: Any, source: Source) -> list[Filtered]:
+        nonlocal begun
+        number, begun = begun, begun + 1
+        with journal.open("a") as out:
+            out.write(f"begin {message_id(message)}\n")
+        await asyncio.sleep(plan.seconds)
+        if number == plan.fail_on and plan.fail == "raise":
+            raise ValueError("the handler raised")
+        if number == plan.fail_on and plan.fail == "cancel":
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            future.cancel()
+            await future
+        with journal.open("a") as out:
+            out.write(f"end {message_id(message)}\n")
+        return [
+            Filtered(
+                id=content_id(stage, message_id(message)), stage=stage, input_topic=source.topic,
+                input_id=message_id(message), why="test", time=time.time(),
+            )
+        ]  # fmt: skip
+
+    return answer
+
+
+async def beside(plan: Plan) -> None:
+    if plan.fail == "also":
+        await asyncio.sleep(1.0)
+        raise RuntimeError("the evaluator broke")
+    await asyncio.Event().wait()
+
+
+def main() -> None:
+    settings = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Settings)
+    plan = msgspec.json.decode(sys.argv[2], type=Plan)
+    apps = []
+    with contextlib.ExitStack() as stack:
+        for stage in plan.stages:
+            app = stage_app(stage, settings)
+            status = stack.enter_context(Status(settings, stage))
+            for topic in INPUTS[stage]:
+                attach(app, BY_NAME[topic], handler(stage, plan), status, settings, plan.limit)
+            apps.append(app)
+        run(apps, settings, also=[beside(plan)])
+
+
+if __name__ == "__main__":
+    main()

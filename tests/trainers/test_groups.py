@@ -1,0 +1,91 @@
+"""What RL makes of groups: refusals, rows, and a gradient that makes the rewarded response likelier."""
+
+import msgspec
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rewarded import group
+
+from schemas.messages import Span
+from schemas.settings import RlSection
+from trainers import groups, model
+from trainers.objectives import grpo
+from trainers.weights import score
+
+change = msgspec.structs.replace
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 5))
+def test_stale_is_more_than_max_lag_behind(version, behaviour, max_lag) -> None:
+    why = groups.refusal(group(1, version=behaviour), version=version, max_lag=max_lag)
+    assert why == ("stale" if version - behaviour > max_lag else "")
+
+
+def test_one_old_span_makes_a_group_stale() -> None:
+    made = group(1, version=5)
+    first = made.rollouts[0]
+    spans = [Span(version=1, sha="a", start=0, stop=2), Span(version=5, sha="b", start=2, stop=len(first.token_ids))]
+    made = change(made, rollouts=[change(first, spans=spans), *made.rollouts[1:]])
+    assert groups.refusal(made, version=5, max_lag=3) == "stale"
+    assert groups.refusal(made, version=5, max_lag=4) == ""
+    assert groups.lags(made, 5)[4] == 2
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"rewards": [1.0]},
+        {"rollouts": []},
+        {"prompt_ids": []},
+        {"rollouts": [change(r, spans=r.spans[:0]) for r in group(1, version=0).rollouts]},
+        {"rollouts": [change(r, logprobs=r.logprobs[1:]) for r in group(1, version=0).rollouts]},
+        {"rollouts": [change(r, token_ids=[], logprobs=[], spans=[]) for r in group(1, version=0).rollouts]},
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(broken) -> None:
+    assert groups.refusal(change(group(1, version=0), **broken), version=0, max_lag=0) == "malformed"
+
+
+def test_rows_carry_the_group_token_for_token() -> None:
+    made = group(1, version=0, rewards=(1, -1, -1, -1), size=4)
+    rows = groups.rows([made], std=True)
+    for row, rollout in zip(rows, made.rollouts, strict=True):
+        assert list(row.ids) == [*made.prompt_ids, *rollout.token_ids]
+        assert row.trained == len(rollout.token_ids)
+        assert list(row.behaviour) == rollout.logprobs
+    assert [round(row.advantage, 3) for row in rows] == [1.732, -0.577, -0.577, -0.577]
+
+
+def test_steps_make_the_rewarded_response_likelier(llama) -> None:
+    model.prepare(1, 0)
+    policy = model.load(llama())
+    opt = model.optimizer(policy, lr=1e-3, weight_decay=0.0)
+    made = group(3, version=0)
+
+    def likelihoods() -> list[float]:
+        prompt = len(made.prompt_ids)
+        return [sum(score(policy, [*made.prompt_ids, *r.token_ids])[prompt - 1 :]) for r in made.rollouts]
+
+    before = likelihoods()
+    settings = RlSection(batch_tokens=20)
+    for _ in range(3):
+        groups.train(policy, groups.rows([made], std=True), grpo, settings, 1.0)
+        model.apply_gradients(policy, opt, lr=1e-3, clip=1.0)
+    after = likelihoods()
+    assert after[0] > before[0]
+    assert after[1] < before[1]
+
+
+def test_micro_batches_give_the_whole_batchs_gradient(llama) -> None:
+    policy = model.load(llama())
+    rows = groups.rows([group(i, version=0) for i in range(4)], std=True)
+    gradients = []
+    for budget in (10_000, 30):
+        policy.zero_grad()
+        loss, sums = groups.train(policy, rows, grpo, RlSection(batch_tokens=budget), 0.7)
+        gradients.append([p.grad.clone() for p in policy.parameters()])
+    for whole, parts in zip(*gradients, strict=True):
+        torch.testing.assert_close(whole, parts, atol=1e-6, rtol=1e-4)
+    assert sums["tokens"] == sum(row.trained for row in rows)
+    assert torch.isfinite(torch.tensor(loss))
