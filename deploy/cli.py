@@ -25,10 +25,11 @@ ask(app)
 
 OURS = ("schemas", "producers", "processors", "trainers", "deploy")
 TOLD = (
-    "BadSettings", "BadPolicy", "BadPlace", "BadQuery", "BrokerMissing", "BrokerRuns", "EngineUnreachable", "FetchFailed",
+    "BadSettings", "BadPolicy", "BadPlace", "BadQuery", "BadBootstrap",
+    "BrokerMissing", "BrokerRuns", "EngineNotStarted", "EngineUnreachable", "FetchFailed",
     "GaveUp", "NoDatasets", "NotFound", "TableBusy", "TrainerBusy",
 )  # fmt: skip
-"""Errors whose text is for the person at the keyboard; by name, so that none of the heavy modules is imported for it."""
+"""Errors whose text is for the person at the keyboard; by name, so that no heavy module is imported for it."""
 
 
 @app.command("settings")

@@ -7,6 +7,7 @@ import typer
 
 from deploy import options as o
 from deploy.stages import ENGINE_STAGES, STAGES, WORD_STAGES
+from schemas.settings import Settings
 
 Parent = Annotated[int, typer.Option("--parent", hidden=True, help="End when this process is no longer the parent.")]
 
@@ -101,7 +102,7 @@ def host(
     _run(stages, o.settings_from(file, set_, data, broker, policy), dry_run=dry_run, parent=parent)
 
 
-def _run(stages: list[str], settings: "o.Settings", *, dry_run: bool, parent: int) -> None:
+def _run(stages: list[str], settings: Settings, *, dry_run: bool, parent: int) -> None:
     from deploy import plan
     from deploy import stages as s
     from deploy.process import die_with

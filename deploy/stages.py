@@ -80,11 +80,10 @@ def _host_words(stages: list[str], settings: Settings) -> None:
 
 
 def _host_engine(stages: list[str], settings: Settings) -> None:
-    from processors.versions import Versions, ensure_base
-
     from processors import app, sampler, searcher
     from processors.grading import Grader
     from processors.policy import open_engine
+    from processors.versions import Versions, ensure_base
     from trainers import evaluator
 
     statuses = _statuses(stages, settings)

@@ -117,9 +117,7 @@ class VllmEngine:
 
     async def generate_many(self, requests: Sequence[Request]) -> list[Completion]:
         """Sample responses together; see processors.policy.Engine."""
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.generate(request)) for request in requests]
-        return [task.result() for task in tasks]
+        return list(await asyncio.gather(*(self.generate(request) for request in requests)))
 
     async def score(self, token_ids: Sequence[int], sha: str) -> list[float]:
         """Log-probs (nats) of token_ids[1:]; ValueError when there are more tokens than max_model_len - 1."""

@@ -179,9 +179,13 @@ def admin(settings: Settings) -> Iterator[KafkaAdminClient]:
         client.close()
 
 
-def send(client: KafkaProducer, message: Message) -> Any:  # noqa: ANN401 - kafka-python's future
-    """Send a message to its topic under its key; the returned future's .get() raises where it was not acknowledged."""
-    return client.send(BY_MESSAGE[type(message)].name, value=encode(message), key=message_key(message))
+def send(client: KafkaProducer, message: Message, partition: int | None = None) -> Any:  # noqa: ANN401 - kafka-python's future
+    """Send a message to its topic under its key; the returned future's .get() raises where it was not acknowledged.
+
+    `partition` None = by the key's hash; a producer that feeds one worker a partition spreads them evenly itself.
+    """
+    topic = BY_MESSAGE[type(message)].name
+    return client.send(topic, value=encode(message), key=message_key(message), partition=partition)
 
 
 def topic_config(settings: Settings) -> dict[str, str]:

@@ -174,6 +174,8 @@ class PromptsSection(Section, frozen=True, kw_only=True):
     """A query that gives (id, pass_rate, why) of problems; empty = measured pass rate strictly between 0 and 1."""
     ahead: int = 32
     """Groups kept waiting for the samplers."""
+    start: Literal["handover", "weights"] = "handover"
+    """When the first prompt is sent: once SFT has handed over, or as soon as any weights are announced."""
 
 
 class SampleSection(Section, frozen=True, kw_only=True):

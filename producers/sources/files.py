@@ -78,28 +78,23 @@ class Files:
 
     def _item(self, index: int, path: Path, entry: Entry) -> Item:
         try:
-            if entry.size > self.max_bytes:
-                raise Unmapped("too long", f"{entry.size} bytes, problems.max_bytes is {self.max_bytes}")
-            mapped = read(_decoded(entry), self.fields)
+            mapped = read(_decoded(entry, self.max_bytes), self.fields)
         except Unmapped as error:
             raw, note = cut(entry.raw, entry.size)
             bad = Bad(file=str(path), line=entry.line, kind=error.kind, detail=f"{error}{note}", raw=raw)
             return Item(index=index, bad=bad)
         problem = make_problem(source=self.name, index=index, **msgspec.structs.asdict(mapped))
-        return Item(index=index, problem=problem)
-
-    def place(self, index: int) -> tuple[str, int]:
-        """File and line of an index, for a finding about a good row (a duplicate)."""
-        before = 0
-        for path in self.paths[:-1]:
-            count = sum(1 for _ in self._entries(path))
-            if index < before + count:
-                return str(path), index - before + 1
-            before += count
-        return str(self.paths[-1]), index - before + 1
+        return Item(index=index, problem=problem, file=str(path), line=entry.line, raw=entry.raw)
 
 
-def _decoded(entry: Entry) -> object:
+def _decoded(entry: Entry, max_bytes: int) -> object:
+    """The row as it is in the file.
+
+    Raises:
+        Unmapped: where it is too long or not JSON.
+    """
+    if entry.size > max_bytes:
+        raise Unmapped("too long", f"{entry.size} bytes, problems.max_bytes is {max_bytes}")
     if entry.row is not None:
         return entry.row
     try:
@@ -111,15 +106,15 @@ def _decoded(entry: Entry) -> object:
 def _lines(file: BinaryIO, max_bytes: int) -> Iterator[Entry]:
     """The lines that are not blank; of one beyond `max_bytes` only the beginning is kept."""
     number = 0
-    while first := file.readline(max_bytes + 2):
+    while head := file.readline(max_bytes + 2):  # with room for the line's end
         number += 1
-        size = len(first)
-        part = first
-        while not part.endswith(b"\n") and (part := file.readline(_BLOCK)):
-            size += len(part)
-        line = first.rstrip(b"\r\n")
-        size -= len(first) - len(line) if size == len(first) else 1
-        if line.strip():
+        rest = 0
+        block = head
+        while not block.endswith(b"\n") and (block := file.readline(_BLOCK)):
+            rest += len(block)
+        line = head.rstrip(b"\r\n")
+        size = len(head) + rest if rest else len(line)
+        if line.strip() or rest:
             yield Entry(number, line if size <= max_bytes else line[:RAW_BYTES], size)
 
 

@@ -1,4 +1,4 @@
-"""What a source of problems gives, item by item: a problem, or a place where one should have been and why there is none.
+"""What a source of problems gives, item by item: a problem, or a place where one should be and why there is none.
 
 A source knows no broker: it is a name and a deterministic list of items that can be read from any index on, so that
 a restart goes on where it was and a test can read it bare.
@@ -47,6 +47,11 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     bad: Bad | None = None
     held_out: bool = False
     """Kept for evaluation by the family's own rule."""
+    file: str = ""
+    line: int = -1
+    """1-based, for a problem from a file."""
+    raw: bytes = b""
+    """The entry's bytes, for a problem from a file."""
 
 
 class Source(Protocol):
@@ -81,13 +86,13 @@ def question_key(question: str) -> str:
 
 
 def cut(raw: bytes, size: int | None = None) -> tuple[bytes, str]:
-    """At most RAW_BYTES of an entry, and a note where that is not all (`size`: its full length, if `raw` lacks some)."""
+    """At most RAW_BYTES of an entry, and a note where that is not all (`size`: its full length)."""
     full = len(raw) if size is None else size
     return raw[:RAW_BYTES], f"; value holds the first {RAW_BYTES} of {full} bytes" if full > RAW_BYTES else ""
 
 
 def as_text(value: object) -> str:
-    """A field as text: strings as they are, whole floats without '.0' (AMC answers), other values as JSON; None is ''."""
+    """A field as text: strings as they are, whole floats without '.0' (AMC answers), others as JSON; None is ''."""
     if value is None:
         return ""
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""From a row of somebody's file to a question and an answer: a mapping given in the settings, or one known by its fields.
+"""From a row of somebody's file to a question and an answer: by a mapping in the settings, or one known by its fields.
 
 Known without being told: GSM8K (question; answer = solution, then '#### number') and MATH-500 (problem, answer in
 LaTeX, level), and whatever has `question` or `problem` beside `answer`.

@@ -1,10 +1,19 @@
 import collections
+import itertools
+import time
 
 import pytest
 from worker_tools import Workers, answers, letters, problem, stop, trace, until
 
+from deploy.broker import EmbeddedBroker
 from processors import kafka
 from schemas.codec import encode
+
+
+@pytest.fixture
+def settings(factory_settings):
+    """With a short session: the embedded broker lets a group's first member wait half of it."""
+    return factory_settings("broker.session_timeout_ms=2000")
 
 
 @pytest.fixture
@@ -18,6 +27,7 @@ def lag(settings, group="search", topic="problems"):
     return kafka.lag(settings, group, topic)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing_and_repeats_at_most_what_it_held(settings, send_all, workers):
     send_all(*[problem(i) for i in range(60)])
     first = workers.start("search", seconds=0.3)
@@ -36,6 +46,7 @@ def test_a_killed_worker_loses_nothing_and_repeats_at_most_what_it_held(settings
     assert letters(settings) == []
 
 
+@pytest.mark.slow
 def test_sigterm_finishes_what_is_in_hand_and_commits_it(settings, send_all, workers):
     send_all(*[problem(i) for i in range(40)])
     worker = workers.start("search", seconds=4.0, limit=3)
@@ -54,18 +65,14 @@ def test_sigterm_finishes_what_is_in_hand_and_commits_it(settings, send_all, wor
 def test_the_limit_bounds_the_messages_in_hand(settings, send_all, workers):
     send_all(*[problem(i) for i in range(60)])
     worker = workers.start("search", seconds=0.5, limit=2)
-    peak = 0
-    for _ in range(60):
-        peak = max(peak, len(workers.lines("begin")) - len(workers.lines("end")))
-        if len(workers.lines("end")) >= 8:
-            break
-        until(lambda: True)
-        workers.all[0].poll()
-        __import__("time").sleep(0.1)
+    until(lambda: len(workers.lines("end")) >= 8)
     stop(worker)
+    steps = [1 if line.startswith("begin") else -1 for line in workers.journal.read_text().splitlines()]
+    peak = max(itertools.accumulate(steps))
     assert peak == 2
 
 
+@pytest.mark.slow
 def test_a_stage_moves_between_processes_and_keeps_its_offsets(settings, send_all, workers):
     send_all(*[trace(i) for i in range(30)])
     alone = workers.start("verify", seconds=0.1)
@@ -106,25 +113,19 @@ def test_bad_bytes_and_raising_handlers_become_dead_letters(settings, workers):
     assert raised.input_id == "p7"
 
 
-def test_a_five_megabyte_message_passes_the_stage_and_its_dead_letter_keeps_it(settings, send_all, workers):
-    big = problem(1, "x" * 5_000_000)
-    send_all(big)
-    worker = workers.start("search", fail="raise")
+def test_large_messages_pass_and_their_dead_letters_keep_them_or_point_at_them(settings, send_all, workers):
+    large, larger = problem(1, "x" * 5_000_000), problem(2, "y" * 14_000_000)
+    send_all(large, larger)
+    worker = workers.start("search", fail="raise", fail_on=-1)
     until(lambda: lag(settings) == 0)
     assert stop(worker) == 0
-    (letter,) = letters(settings)
-    assert letter.value == encode(big)
+    found = {letter.input_id: letter for letter in letters(settings)}
+    assert found["p1"].value == encode(large)
+    assert found["p2"].value == b""
+    assert f"{len(encode(larger))} bytes" in found["p2"].detail
 
 
-def test_a_message_too_large_for_a_dead_letter_is_pointed_at(settings, send_all, workers):
-    send_all(problem(1, "x" * 14_000_000), problem(2))
-    worker = workers.start("search", fail="raise")
-    until(lambda: lag(settings) == 0)
-    assert stop(worker) == 0
-    (letter,) = letters(settings)
-    assert (letter.value == b"" and "bytes" in letter.detail) or letter.input_id == "p2"
-
-
+@pytest.mark.slow
 def test_a_cancelled_future_ends_the_worker_and_the_message_comes_again(settings, send_all, workers):
     producer = kafka.producer(settings)
     for index in range(5):
@@ -147,6 +148,27 @@ def test_a_failing_coroutine_beside_the_apps_ends_the_process(workers):
     assert "the evaluator broke" in workers.errors().splitlines()[-1]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("named", "sentence"), [(False, "has ended; start one"), (True, "has not answered for")])
+def test_a_broker_that_vanishes_ends_the_worker_with_one_sentence(make_settings, tmp_path, named, sentence):
+    embedded = make_settings("broker.session_timeout_ms=2000")
+    with EmbeddedBroker(embedded) as broker:
+        kafka.create_topics(embedded)
+        flags = [f"broker.bootstrap={broker.address}"] if named else []
+        workers = Workers(make_settings("broker.session_timeout_ms=2000", *flags), tmp_path)
+        worker = workers.start("search", "verify", seconds=30.0)
+        until(lambda: (tmp_path / "data" / "status" / f"search-{worker.pid}.json").exists())
+        time.sleep(3)
+        assert worker.poll() is None
+        broker.process.kill()
+        started = time.monotonic()
+        assert worker.wait(60) == 1
+        assert time.monotonic() - started < 35
+        assert sentence in workers.errors().splitlines()[-1]
+        workers.close()
+
+
+@pytest.mark.slow
 def test_two_workers_share_and_one_killed_loses_nothing(settings, send_all, workers):
     send_all(*[problem(i) for i in range(80)])
     first = workers.start("search", seconds=0.2)

@@ -14,7 +14,7 @@ from processors.chat import STEP_END, Chat
 from processors.engine_vllm import DIED, VllmEngine
 from processors.policy import Completion, EngineDied, ProbeFailed, UnknownWeights
 from schemas.settings import EngineSection, PolicySection, Settings
-from tests.processors.engine_parts import (
+from engine_parts import (
     PROMPT,
     VOCAB,
     Announced,

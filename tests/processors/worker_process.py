@@ -31,7 +31,7 @@ class Plan(msgspec.Struct, kw_only=True):
     fail: str = ""
     """'raise' in the handler, 'cancel' what it waits for, or 'also': the coroutine beside the apps raises."""
     fail_on: int = 0
-    """On which message of this process (0 = the first)."""
+    """On which message of this process (0 = the first; -1 = on each, where it raises)."""
 
 
 def handler(stage: str, plan: Plan) -> Callable[[Any, Source], Awaitable[list[Filtered]]]:
@@ -44,7 +44,7 @@ def handler(stage: str, plan: Plan) -> Callable[[Any, Source], Awaitable[list[Fi
         with journal.open("a") as out:
             out.write(f"begin {message_id(message)}\n")
         await asyncio.sleep(plan.seconds)
-        if number == plan.fail_on and plan.fail == "raise":
+        if plan.fail == "raise" and plan.fail_on in {number, -1}:
             raise ValueError("the handler raised")
         if number == plan.fail_on and plan.fail == "cancel":
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from trainers.tiny import first_weights
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -29,7 +31,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens a step: rows of CONTEXT in every fourth, else of SHORT."""
     lr: float = 0.01
     """Of Muon, for the matrices."""
-    lr_embedding: float = 3e-3
+    lr_embedding: float = 0.01
     """Of AdamW, for embeddings and norms."""
     weight_decay: float = 0.01
     warmup: float = 0.04
@@ -68,10 +70,8 @@ def model(recipe: Recipe, vocabulary: int, end: int, pad: int) -> "PreTrainedMod
         end: id of the token that ends a response.
         pad: id of the padding token.
     """
-    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(recipe.seed)
     config = LlamaConfig(
         vocab_size=-(-vocabulary // 32) * 32,
         hidden_size=recipe.hidden,
@@ -88,12 +88,7 @@ def model(recipe: Recipe, vocabulary: int, end: int, pad: int) -> "PreTrainedMod
         factory_format="plain",
     )
     built = LlamaForCausalLM(config)
-    with torch.no_grad():
-        for name, weight in built.named_parameters():
-            if is_matrix(name):
-                # The usual 0.02 is for wide models: at this width attention would start flat and stay so for long.
-                shrink = (2 * recipe.layers) ** -0.5 if "o_proj" in name or "down_proj" in name else 1.0
-                weight.normal_(std=shrink * weight.shape[1] ** -0.5)
+    first_weights.lay_out(built, recipe.seed)
     return built
 
 

@@ -1,0 +1,223 @@
+"""The process 'produce': problems from the sources onto the topic `problems`, never far ahead of the searchers.
+
+It keeps no state of its own. What it sent before a restart it learns from the topic and its table, and goes on there;
+whatever cannot be a problem becomes a dead letter that names file and line, and the rest goes on.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from processors import kafka
+from processors.history import history
+from processors.status import Status
+from processors.stopping import stop_event
+from producers.sources.held_out import held_out_keys
+from producers.sources.items import Bad, Item, Source, cut, question_key
+from producers.sources.opening import open_all
+from schemas.messages import DeadLetter, Filtered, Message, Problem, content_id
+from schemas.settings import Settings
+
+STAGE = "produce"
+BATCH = 64
+"""Items taken before their messages are acknowledged: after a crash only so many can be missing behind the last one."""
+PAUSE_S = 1.0
+ACK_S = 60.0
+TIRED = 10_000
+"""A generator that only repeated itself for this many items has nothing more to give."""
+
+
+class Seen:
+    """What was published before: by problem its place, by source the next index, and the ids of what was refused."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, tuple[str, int]] = {}
+        self.next: dict[str, int] = {}
+        self.refused: set[str] = set()
+
+    def add(self, message: Message) -> None:
+        """Note a message that is on its topic."""
+        if isinstance(message, Problem):
+            self.places[message.id] = (message.source, message.index)
+            self.next[message.source] = max(self.next.get(message.source, 0), message.index + 1)
+        elif isinstance(message, DeadLetter | Filtered) and message.stage == STAGE:
+            self.refused.add(message.id)
+
+    def start(self, source: str) -> int:
+        """Where to read on: a batch back, since later items of it may have been acknowledged without earlier ones."""
+        return max(0, self.next.get(source, 0) - BATCH)
+
+
+def recall(settings: Settings) -> Seen:
+    """What this factory's producers published before."""
+    seen = Seen()
+    for message in history(settings, Problem):
+        seen.add(message)
+    for kind in (DeadLetter, Filtered):
+        for refusal in history(settings, kind, f"stage = '{STAGE}'"):
+            seen.add(refusal)
+    return seen
+
+
+def interleave(sources: Sequence[tuple[Source, float]], start: Mapping[str, int]) -> Iterator[Item]:
+    """The sources' items in the proportion of their weights: next comes the least (index + 1) / weight.
+
+    The order depends on the indices alone, so a restart goes on in the same one.
+
+    Args:
+        sources: each with its weight > 0.
+        start: first index by the source's name.
+    """
+    streams = {at: iter(source.items(start.get(source.name, 0))) for at, (source, _) in enumerate(sources)}
+    heads = {at: item for at, stream in streams.items() if (item := next(stream, None)) is not None}
+    while heads:
+        at = min(heads, key=lambda one: ((heads[one].index + 1) / sources[one][1], one))
+        yield heads.pop(at)
+        if (item := next(streams[at], None)) is not None:
+            heads[at] = item
+
+
+class Judge:
+    """Decides what becomes of an item; pure but for its memory of what there was."""
+
+    def __init__(self, seen: Seen, held_out: frozenset[str]) -> None:
+        self.seen = seen
+        self.held_out = held_out
+        self.repeats = 0
+
+    def message(self, item: Item) -> Message | None:
+        """The problem, dead letter or filtered row to publish; None for an item that is empty or was handled before."""
+        message = self._judged(item)
+        if message is not None:
+            self.seen.add(message)
+            self.repeats = 0
+        return message
+
+    def _judged(self, item: Item) -> Message | None:
+        if item.bad is not None:
+            return self._refused(item.bad)
+        if item.problem is None:
+            return None
+        if item.held_out or question_key(item.problem.question) in self.held_out:
+            row = _filtered(item.problem)
+            return None if row.id in self.seen.refused else row
+        place = self.seen.places.get(item.problem.id)
+        if place is None:
+            return item.problem
+        self.repeats += 1
+        if place == (item.problem.source, item.index) or not item.file:
+            return None  # this very item, or a generator that repeats itself: nothing is lost
+        raw, note = cut(item.raw)
+        detail = f"the same question and answer as index {place[1]} of {place[0]}{note}"
+        return self._refused(Bad(file=item.file, line=item.line, kind="duplicate", detail=detail, raw=raw))
+
+    def _refused(self, bad: Bad) -> DeadLetter | None:
+        if bad.id in self.seen.refused:
+            return None
+        return DeadLetter(
+            id=bad.id,
+            stage=STAGE,
+            topic="",
+            value=bad.raw,
+            file=bad.file,
+            line=bad.line,
+            error=bad.kind,
+            detail=bad.detail,
+            time=time.time(),
+        )
+
+
+def _filtered(problem: Problem) -> Filtered:
+    return Filtered(
+        id=content_id(STAGE, problem.id, "held_out"),
+        stage=STAGE,
+        input_topic="",
+        input_id=problem.id,
+        why="held_out",
+        source=problem.source,
+        difficulty=problem.difficulty,
+        time=time.time(),
+    )
+
+
+class Publisher:
+    """Sends messages and waits for the broker; problems go round the partitions, for searchers work on all at once.
+
+    Args:
+        settings: where the broker is.
+        turn: how many problems there were before.
+    """
+
+    def __init__(self, settings: Settings, turn: int) -> None:
+        self.client = kafka.producer(settings)
+        self.partitions = len(self.client.partitions_for("problems") or {0})
+        self.turn = turn
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        """Send and wait.
+
+        Raises:
+            KafkaError: for a message that was not acknowledged.
+        """
+        futures = []
+        for message in messages:
+            partition = None
+            if isinstance(message, Problem):
+                partition = self.turn % self.partitions
+                self.turn += 1
+            futures.append(kafka.send(self.client, message, partition))
+        self.client.flush(ACK_S)
+        for future in futures:
+            future.get(timeout=ACK_S)
+
+
+def run(settings: Settings, status: Status) -> None:
+    """Publish until the sources end, problems.limit is reached or SIGTERM comes.
+
+    Raises:
+        BadSource: a source cannot be opened or read.
+        BrokerMissing: no broker answers.
+    """
+    sources = open_all(settings)
+    seen = recall(settings)
+    judge = Judge(seen, held_out_keys(settings))
+    publisher = Publisher(settings, len(seen.places))
+    stream = interleave(sources, {source.name: seen.start(source.name) for source, _ in sources})
+    with stop_event() as stop:
+        while not stop.is_set():
+            limit = settings.problems.limit
+            left = limit - len(seen.places) if limit else BATCH
+            if left <= 0:
+                break
+            room = min(left, BATCH, settings.problems.ahead - kafka.lag(settings, "search", "problems"))
+            if room <= 0:
+                stop.wait(PAUSE_S)
+                continue
+            batch, ended = take(stream, judge, room, stop)
+            publisher.publish(batch)
+            _count(status, batch, judge)
+            if ended or judge.repeats >= TIRED:
+                break
+    publisher.client.close()
+
+
+def take(stream: Iterator[Item], judge: Judge, room: int, stop: threading.Event) -> tuple[list[Message], bool]:
+    """The messages of at most BATCH items with at most `room` problems among them, and whether the stream has ended."""
+    batch: list[Message] = []
+    for count, item in enumerate(stream, 1):
+        message = judge.message(item)
+        if message is not None:
+            batch.append(message)
+            room -= isinstance(message, Problem)
+        if room <= 0 or count >= BATCH or stop.is_set():
+            return batch, False
+    return batch, True
+
+
+def _count(status: Status, batch: Sequence[Message], judge: Judge) -> None:
+    status.add(
+        records=sum(isinstance(message, Problem) for message in batch),
+        errors=sum(isinstance(message, DeadLetter) for message in batch),
+        held_out=sum(isinstance(message, Filtered) for message in batch),
+    )
+    status.set(position=dict(judge.seen.next))

@@ -1,0 +1,107 @@
+"""Procedural problems from reasoning-gym, as endless streams that are the same on every machine.
+
+reasoning-gym seeds its i-th problem with `seed + i`, so neighbouring seeds overlap: chunk c of a stream takes the seed
+base + c * CHUNK. (One dataset of endless size would not do: some generators prepare a list as long as the dataset.)
+"""
+
+import difflib
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Literal, get_args
+
+from producers.sources.items import BadSource, Item, make_problem
+from schemas.messages import Grader, content_id
+from schemas.tiny_problems import FAMILIES, is_held_out
+
+CHUNK: Final = 1000
+Purpose = Literal["train", "eval"]
+GRADERS: Final[Mapping[str, Grader]] = {
+    "countdown": "countdown",
+    "chain_sum": "numeric",
+    "gsm_symbolic": "numeric",
+    "simple_equations": "numeric",
+}
+"""How a generator's answers are graded; 'math' for those not named, unless params.grader says otherwise."""
+
+
+class Gym:
+    """One generator's stream.
+
+    Args:
+        generator: reasoning-gym's name for it.
+        params: its parameters; `label` (the source's name) and `grader` are taken out.
+        seed: factory.seed.
+        purpose: the held-out stream has another seed.
+
+    Raises:
+        BadSource: for an unknown generator, naming the nearest, or parameters that it refuses.
+    """
+
+    def __init__(self, generator: str, params: Mapping[str, Any], seed: int, purpose: Purpose = "train") -> None:
+        own = dict(params)
+        self.generator = generator
+        self.name = str(own.pop("label", generator))
+        self.grader: Grader = own.pop("grader", GRADERS.get(generator, "math"))
+        if self.grader not in get_args(Grader):
+            raise BadSource(f"problems.sources: {generator}: grader is one of {', '.join(get_args(Grader))}")
+        self.params = own
+        self.base = int(content_id("stream", self.name, seed, purpose)[:7], 16)
+        self._dataset(0)
+
+    def _dataset(self, chunk: int) -> Any:  # noqa: ANN401 - reasoning-gym's own class
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # of a library that one of its generators imports
+            import reasoning_gym
+            from reasoning_gym.factory import DATASETS
+        if self.generator not in DATASETS:
+            near = difflib.get_close_matches(self.generator, DATASETS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "see the gallery of reasoning-gym"
+            raise BadSource(f"problems.sources: reasoning-gym has no generator {self.generator!r}: {hint}")
+        try:
+            return reasoning_gym.create_dataset(
+                self.generator, seed=self.base + chunk * CHUNK, size=CHUNK, **self.params
+            )
+        except (TypeError, ValueError, AssertionError) as error:
+            raise BadSource(f"problems.sources: {self.generator} refuses its params: {error}") from error
+
+    def items(self, start: int = 0) -> Iterator[Item]:
+        """Without end; an index at which the generator finds nothing has neither a problem nor an error."""
+        chunk, offset = divmod(start, CHUNK)
+        while True:
+            dataset = self._dataset(chunk)
+            for at in range(offset, CHUNK):
+                yield self._item(chunk * CHUNK + at, dataset, at)
+            chunk, offset = chunk + 1, 0
+
+    def _item(self, index: int, dataset: Any, at: int) -> Item:  # noqa: ANN401 - reasoning-gym's own class
+        try:
+            entry = dataset[at]
+        except ValueError:  # its way to say that no expression met the limits
+            return Item(index=index)
+        metadata = entry["metadata"]
+        problem = make_problem(
+            source=self.name,
+            index=index,
+            question=str(entry["question"]).strip(),
+            answer=str(entry["answer"]).strip(),
+            grader=self.grader,
+            difficulty=_difficulty(metadata),
+            metadata=_for_grader(self.grader, metadata),
+        )
+        held_out = self.generator in FAMILIES and is_held_out(self.generator, metadata)
+        return Item(index=index, problem=problem, held_out=held_out)
+
+
+def _difficulty(metadata: Mapping[str, Any]) -> float:
+    """The count of numbers or terms, or the generator's own number; 0 where there is none."""
+    if "numbers" in metadata:
+        return float(len(metadata["numbers"]))
+    level = metadata.get("num_terms", metadata.get("difficulty"))
+    return float(level) if isinstance(level, int | float) else 0.0
+
+
+def _for_grader(grader: Grader, metadata: Mapping[str, Any]) -> str:
+    if grader == "countdown":
+        return json.dumps({"numbers": list(metadata["numbers"]), "target": metadata["target"]})
+    return json.dumps({"expression": metadata["expression"]}) if "expression" in metadata else ""

@@ -1,0 +1,98 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from deploy.broker import BrokerRuns, EmbeddedBroker
+from processors import kafka
+from processors.kafka import BrokerMissing, EmbeddedAddress
+from processors.status import alive
+from schemas import messages as m
+
+ROOT = Path(__file__).parents[2]
+
+
+def problem(number, size=1):
+    return m.Problem(id=f"p{number}", question="x" * size, answer="2", source="t")
+
+
+def test_it_announces_itself_and_leaves_nothing_behind(make_settings, tmp_path):
+    settings = make_settings()
+    with EmbeddedBroker(settings) as broker:
+        assert broker.alive()
+        assert kafka.bootstrap(settings) == broker.address
+        kafka.create_topics(settings)
+        assert set(kafka.highwater(settings, ["weights"]).values()) == {0}
+        pid = broker.process.pid
+    assert not alive(pid)
+    assert not (tmp_path / "data" / "broker.json").exists()
+    with pytest.raises(BrokerMissing, match="does not exist"):
+        kafka.bootstrap(settings)
+
+
+def test_a_dead_broker_is_not_taken_for_a_live_one(make_settings):
+    settings = make_settings()
+    with EmbeddedBroker(settings) as broker:
+        broker.process.kill()
+        broker.process.wait()
+        assert not broker.alive()
+        assert broker.rss_mb() == 0
+        with pytest.raises(BrokerMissing, match="has ended"):
+            kafka.bootstrap(settings)
+        broker.start()
+        kafka.create_topics(settings)
+
+
+def test_a_taken_port_is_said_in_one_sentence(make_settings):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(BrokerMissing, match=f"port {port} is taken"):
+            EmbeddedBroker(make_settings(), port).start()
+
+
+def test_its_memory_is_measured_and_limited(make_settings):
+    settings = make_settings("broker.memory_limit_mb=60", "broker.compression=none")
+    with EmbeddedBroker(settings) as broker:
+        kafka.create_topics(settings)
+        before = broker.rss_mb()
+        assert 0 < before < 60
+        assert not broker.over_limit()
+        producer = kafka.producer(settings)
+        for number in range(12):
+            kafka.send(producer, problem(number, 8_000_000)).get(30)
+        producer.close()
+        assert broker.rss_mb() > before + 60
+        assert broker.over_limit()
+
+
+def test_a_second_one_beside_it_is_refused_and_an_orphan_is_taken_over(make_settings, tmp_path):
+    settings = make_settings()
+    with EmbeddedBroker(settings) as broker, pytest.raises(BrokerRuns, match=broker.address):
+        EmbeddedBroker(settings).start()
+    file = tmp_path / "settings.json"
+    file.write_bytes(msgspec.json.encode(settings))
+    code = (
+        "import sys, time, msgspec; from deploy.broker import EmbeddedBroker; from schemas.settings import Settings;"
+        "EmbeddedBroker(msgspec.json.decode(open(sys.argv[1],'rb').read(), type=Settings)).start(); time.sleep(600)"
+    )
+    supervisor = subprocess.Popen([sys.executable, "-c", code, str(file)], cwd=ROOT)
+    announced = tmp_path / "data" / "broker.json"
+    deadline = time.monotonic() + 30
+    while not announced.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    orphan = msgspec.json.decode(announced.read_bytes(), type=EmbeddedAddress)
+    os.kill(supervisor.pid, signal.SIGKILL)
+    supervisor.wait()
+    assert alive(orphan.pid)
+    with EmbeddedBroker(settings) as broker:
+        assert not alive(orphan.pid)
+        assert broker.alive()
