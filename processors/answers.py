@@ -1,11 +1,12 @@
-r"""What a response says its answer is, and when two answers are the same number or the same text: exact, pure, no evaluation.
+r"""What a response says its answer is, and when two answers are the same number or text: exact and pure.
 
-Model output is hostile until read: every pattern here is linear in the text, digits are ASCII only (a superscript two is
+Model output is hostile until read: the patterns are linear in the text, digits are ASCII only (a superscript two is
 not a 2), exponents have at most three digits, and nothing is ever evaluated.
 """
 
 import re
 import unicodedata
+from collections import deque
 from fractions import Fraction
 
 import msgspec
@@ -37,11 +38,12 @@ _NUMBER = re.compile(
     rf"|(?P<plain>{_DECIMAL}(?:[eE][-+]?[0-9]{{1,3}})?))"
     r"\s*[\u20ac\u00a3\u00a5]?\s*(?P<percent>%|[Pp]ercent)?"
 )
-_UNITS = re.compile(r"\s+(?P<words>[A-Za-z]+(?:[ -][A-Za-z]+){0,4})")
-_NOT_UNITS = frozenset(
-    "and or to of thousand million billion trillion hundred dozen half halves third thirds quarter quarters pi e i "
-    "squared cubed times plus minus divided over by mod remainder percent point negative not".split()
+_UNITS = re.compile(r"(?<=\s)(?P<words>[A-Za-z]+(?:[ -][A-Za-z]+){0,4})")
+_NOT_UNITS = re.compile(
+    r"(?i)\b(?:and|or|to|of|thousand|million|billion|trillion|hundred|dozen|half|halves|thirds?|quarters?|pi|e|i|squared"
+    r"|cubed|times|plus|minus|divided|over|by|mod|remainder|percent|point|negative|not)\b"
 )
+"""Words that change a number instead of naming what is counted."""
 
 
 class Rational(msgspec.Struct, frozen=True):
@@ -53,8 +55,8 @@ class Rational(msgspec.Struct, frozen=True):
     def same(self, other: "Rational") -> bool:
         r"""Equality of two answers.
 
-        A percent sign is a unit that graders of MATH and GSM8K leave out, and also a factor of 1/100: where only one side
-        has it, both readings count (50% is 50 to one gold answer and 0.5 to another).
+        A percent sign is a unit that graders of MATH and GSM8K leave out, and also a factor of 1/100: where only one
+        side has it, both readings count (50% is 50 to one gold answer and 0.5 to another).
         """
         if self.percent == other.percent or self.value == other.value:
             return self.value == other.value
@@ -67,17 +69,17 @@ def extract_answer(text: str) -> str:
 
     A statement that was begun last and not finished (an open brace at the end) is not replaced by an earlier one.
     """
-    boxed = line = None
-    for boxed in _BOXED.finditer(text):
-        pass
-    for line in _ANSWER.finditer(text):
-        pass
+    boxed, line = _last(_BOXED, text), _last(_ANSWER, text)
     if boxed is not None and (line is None or boxed.start() > line.start()):
         return _balanced(text, boxed.end())
     if line is None:
         return ""
     end = text.find("\n", line.end())
     return text[line.end() : end if end >= 0 else len(text)].strip(" \t\r*_`")
+
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    return next(iter(deque(pattern.finditer(text), maxlen=1)), None)
 
 
 def _balanced(text: str, start: int) -> str:
@@ -128,7 +130,7 @@ def rational(answer: str, *, units: bool = False) -> Rational | None:
     if match is None:
         return None
     rest = _UNITS.fullmatch(text, match.end()) if units else None
-    named = rest is not None and not _NOT_UNITS & set(re.split("[ -]", rest["words"].lower()))
+    named = rest is not None and not _NOT_UNITS.search(rest["words"])
     if match.end() != len(text) and not named:
         return None
     value = _value(match)

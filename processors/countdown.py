@@ -1,6 +1,8 @@
-"""Whether an expression solves a countdown problem: its own small parser over exact rationals, since text is never evaluated.
+"""Whether an expression solves a countdown problem: a small parser over exact rationals, since text is never evaluated.
 
-Grammar: sum = product (('+' | '-') product)*, product = factor (('*' | '/') factor)*, factor = ('-' | '+')* (digits | '(' sum ')').
+sum     = product (('+' | '-') product)*
+product = factor (('*' | '/') factor)*
+factor  = ('-' | '+')* (digits | '(' sum ')')
 """
 
 import re
@@ -14,6 +16,7 @@ from schemas.messages import Outcome
 
 MAX_CHARS = 400
 MAX_DEPTH = 24
+_OPEN, _CLOSE = "()"
 _SIGNS = (
     (re.compile("[\u00d7\u00b7\u22c5]|\\\\(?:times|cdot)(?![a-zA-Z])"), "*"),
     (re.compile(r"\u00f7|\\div(?![a-zA-Z])"), "/"),
@@ -118,9 +121,9 @@ class _Parser:
         if token.isdecimal():
             self.numbers.append(int(token))
             return Fraction(sign * int(token))
-        if token != "(" or depth >= MAX_DEPTH:
+        if token != _OPEN or depth >= MAX_DEPTH:
             raise BadExpression(f"unexpected {token or 'end'}")
         value = self.sum(depth + 1)
-        if not self.token or self.take() != ")":
+        if not self.token or self.take() != _CLOSE:
             raise BadExpression("an open parenthesis")
         return None if value is None else sign * value

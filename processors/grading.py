@@ -1,9 +1,9 @@
 r"""Whether a response is right, as one of five outcomes, however hostile the response is.
 
 A ladder, cheapest first: string equality, exact rationals (processors/answers.py), and only for the 'math' grader
-math-verify, in processes that can be killed (processors/grading_pool.py). The pool starts at its first use: policies that
-only do arithmetic never pay for it. Outcomes are never a bare bool: 'unparsable' (no readable answer), 'timeout' and
-'rejected' (refused unread by a guard, or the grading process died on it) are told apart from 'wrong'.
+math-verify, in processes that can be killed (processors/grading_pool.py). The pool starts at its first use: policies
+that only do arithmetic never pay for it. Outcomes are never a bare bool: 'unparsable' (no readable answer), 'timeout'
+and 'rejected' (refused unread by a guard, or the grading process died on it) are told apart from 'wrong'.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import time
 import msgspec
 
 from processors import countdown
-from processors.answers import Rational, answer_key, extract_answer, normal, rational, words
+from processors.answers import answer_key, extract_answer, normal, rational, words
 from processors.grading_pool import Pool
 from schemas.messages import Outcome, Problem
 from schemas.settings import Settings, VerifySection
@@ -54,7 +54,7 @@ def grade_fast(problem: Problem, text: str, max_chars: int = VerifySection().max
 
 
 def guard(answer: str) -> bool:
-    """Whether an answer is safe enough to hand to a computer algebra system (the kill and the memory limit come on top)."""
+    """Whether an answer may go to a computer algebra system (the deadline and the memory limit come on top)."""
     depth = deepest = 0
     for character in answer:
         depth += (character in _OPEN) - (character in _CLOSE)
@@ -71,19 +71,19 @@ def _ladder(problem: Problem, answer: str, max_chars: int) -> Outcome | None:
         return countdown.grade(problem.metadata, answer)
     if problem.grader == "text":
         return "correct" if words(answer) == words(problem.answer) != "" else "wrong"
-    if normal(answer) == normal(problem.answer):
+    return _numbers(answer, problem.answer, units=problem.grader == "numeric")
+
+
+def _numbers(answer: str, gold: str, *, units: bool) -> Outcome | None:
+    """Strings, then exact numbers; `units`: only numbers count ('numeric'), else math-verify comes next."""
+    if normal(answer) == normal(gold):
         return "correct"
-    units = problem.grader == "numeric"
-    said, gold = rational(answer, units=units), rational(problem.answer, units=units)
-    if said is not None and gold is not None:
-        return _numbers(said, gold)
+    said, wanted = rational(answer, units=units), rational(gold, units=units)
+    if said is not None and wanted is not None:
+        return "correct" if said.same(wanted) else "wrong"
     if units:
-        return "unparsable" if said is None and gold is not None else "wrong"
-    return None if guard(answer) and guard(problem.answer) else "rejected"
-
-
-def _numbers(said: Rational, gold: Rational) -> Outcome:
-    return "correct" if said.same(gold) else "wrong"
+        return "unparsable" if said is None and wanted is not None else "wrong"
+    return None if guard(answer) and guard(gold) else "rejected"
 
 
 class Grader:

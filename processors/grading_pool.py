@@ -1,8 +1,8 @@
 """Grading processes that can be killed: math-verify reached over JSON lines, started at the first question.
 
-A Worker is one subprocess (processors/grading_worker.py) that forks a child to grade and kills it past the deadline. Here is the
-second line: a worker that dies or goes silent is killed and replaced and its question asked once more, so that every question gets
-exactly one outcome, whoever was killed in between.
+A Worker is one subprocess (processors/grading_worker.py) that forks a child to grade and kills it past the deadline.
+Here is the second line: a worker that dies or goes silent is killed and replaced and its question asked again, so that
+every question gets exactly one outcome, whoever was killed in between.
 """
 
 import asyncio

@@ -1,8 +1,9 @@
 """The grading process: math-verify behind a fork, so that a hostile answer costs a child and never the grader.
 
-Run as a script by processors/grading_pool.py; requests and replies are JSON lines on stdin and stdout. This process imports
-math-verify once (seconds) and never grades: a forked child (milliseconds) does, under a memory limit. Past the deadline the child
-is killed and forked anew; the library's own signal-based timeouts are off. Nothing here imports the rest of the factory.
+Run as a script by processors/grading_pool.py; requests and replies are JSON lines on stdin and stdout. This process
+imports math-verify once (seconds) and never grades: a forked child (milliseconds) does, under a memory limit. Past the
+deadline the child is killed and forked anew; the library's own signal-based timeouts are off. Nothing here imports the
+rest of the factory.
 """
 
 import argparse
@@ -21,7 +22,7 @@ Judge = Callable[[str, str], str]
 
 
 def make_judge() -> Judge:
-    """math-verify as a function (gold, answer) -> outcome; both parsed as LaTeX, so no text ever reaches a Python parser."""
+    """math-verify as (gold, answer) -> outcome; both are read as LaTeX, so no text ever reaches a Python parser."""
     import logging
 
     from math_verify import LatexExtractionConfig, parse, verify

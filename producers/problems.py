@@ -4,6 +4,8 @@ It keeps no state of its own. What it sent before a restart it learns from the t
 whatever cannot be a problem becomes a dead letter that names file and line, and the rest goes on.
 """
 
+import contextlib
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +14,7 @@ from processors import kafka
 from processors.history import history
 from processors.status import Status
 from processors.stopping import stop_event
+from producers.pacing import Pace
 from producers.sources.held_out import held_out_keys
 from producers.sources.items import Bad, Item, Source, cut, question_key
 from producers.sources.opening import open_all
@@ -21,7 +24,7 @@ from schemas.settings import Settings
 STAGE = "produce"
 BATCH = 64
 """Items taken before their messages are acknowledged: after a crash only so many can be missing behind the last one."""
-PAUSE_S = 1.0
+PAUSE_S = 0.2
 ACK_S = 60.0
 TIRED = 10_000
 """A generator that only repeated itself for this many items has nothing more to give."""
@@ -102,11 +105,15 @@ class Judge:
             row = _filtered(item.problem)
             return None if row.id in self.seen.refused else row
         place = self.seen.places.get(item.problem.id)
-        if place is None:
-            return item.problem
-        self.repeats += 1
-        if place == (item.problem.source, item.index) or not item.file:
-            return None  # this very item, or a generator that repeats itself: nothing is lost
+        return item.problem if place is None else self._repeated(item, item.problem, place)
+
+    def _repeated(self, item: Item, problem: Problem, place: tuple[str, int]) -> DeadLetter | None:
+        """A generator may repeat itself, and a file be read again after a restart; a copy in a file is its fault."""
+        if not item.file:
+            self.repeats += 1
+            return None
+        if place == (problem.source, item.index):
+            return None
         raw, note = cut(item.raw)
         detail = f"the same question and answer as index {place[1]} of {place[0]}{note}"
         return self._refused(Bad(file=item.file, line=item.line, kind="duplicate", detail=detail, raw=raw))
@@ -171,34 +178,48 @@ class Publisher:
             future.get(timeout=ACK_S)
 
 
-def run(settings: Settings, status: Status) -> None:
-    """Publish until the sources end, problems.limit is reached or SIGTERM comes.
+def run(settings: Settings, status: Status, stop: threading.Event | None = None) -> None:
+    """Publish until asked to stop; where the sources have ended or problems.limit is reached, stay and do nothing.
+
+    Args:
+        settings: problems, evaluate and the broker.
+        status: what the panel shows.
+        stop: set it to end; None = SIGTERM and SIGINT do.
 
     Raises:
         BadSource: a source cannot be opened or read.
         BrokerMissing: no broker answers.
     """
+    with stop_event() if stop is None else contextlib.nullcontext(stop) as asked:
+        seen = _publish(settings, status, asked)
+        if not asked.is_set():
+            status.set(waiting=f"nothing left to produce after {len(seen.places)} problems")
+            asked.wait()
+
+
+def _publish(settings: Settings, status: Status, stop: threading.Event) -> Seen:
+    """Publish until there is nothing left or `stop` is set."""
     sources = open_all(settings)
     seen = recall(settings)
     judge = Judge(seen, held_out_keys(settings))
     publisher = Publisher(settings, len(seen.places))
     stream = interleave(sources, {source.name: seen.start(source.name) for source, _ in sources})
-    with stop_event() as stop:
-        while not stop.is_set():
-            limit = settings.problems.limit
-            left = limit - len(seen.places) if limit else BATCH
-            if left <= 0:
-                break
-            room = min(left, BATCH, settings.problems.ahead - kafka.lag(settings, "search", "problems"))
-            if room <= 0:
-                stop.wait(PAUSE_S)
-                continue
-            batch, ended = take(stream, judge, room, stop)
-            publisher.publish(batch)
-            _count(status, batch, judge)
-            if ended or judge.repeats >= TIRED:
-                break
+    pace = Pace(settings, "search", "problems", settings.problems.ahead)
+    limit = settings.problems.limit or sys.maxsize
+    ended = False
+    while not (stop.is_set() or ended or len(seen.places) >= limit or judge.repeats >= TIRED):
+        room = min(pace.room(), BATCH, limit - len(seen.places))
+        if room <= 0:
+            status.set(waiting="for the searchers")
+            stop.wait(PAUSE_S)
+            continue
+        status.set(waiting="")
+        batch, ended = take(stream, judge, room, stop)
+        publisher.publish(batch)
+        pace.sent(sum(isinstance(message, Problem) for message in batch))
+        _count(status, batch, judge)
     publisher.client.close()
+    return seen
 
 
 def take(stream: Iterator[Item], judge: Judge, room: int, stop: threading.Event) -> tuple[list[Message], bool]:

@@ -148,6 +148,10 @@ class LinearizeSection(Section, frozen=True, kw_only=True):
     max_wrong: int = 2
     positive_q: float = 0.8
     """An intermediate node of at least this Q may be followed by a positive reflection."""
+    positive_share: float = 0.5
+    """How often a search trace that passes such a node reflects there (at most once)."""
+    direct_reflects: bool = True
+    """Whether direct traces end with a positive reflection too; false makes the Direct-SFT control arm."""
 
 
 class VerifySection(Section, frozen=True, kw_only=True):
@@ -158,6 +162,8 @@ class VerifySection(Section, frozen=True, kw_only=True):
     timeout_s: float = 2.0
     memory_mb: int = 1024
     max_answer_chars: int = 2000
+    max_trace_chars: int = 32_768
+    """A longer trace is filtered (four characters a token and the paper's 8192 tokens)."""
 
 
 class SinkSection(Section, frozen=True, kw_only=True):

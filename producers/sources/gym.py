@@ -6,11 +6,12 @@ base + c * CHUNK. (One dataset of endless size would not do: some generators pre
 
 import difflib
 import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal, get_args
 
-from producers.sources.items import BadSource, Item, make_problem
+from producers.sources.items import BadSource, Item, as_number, make_problem
 from schemas.messages import Grader, content_id
 from schemas.tiny_problems import FAMILIES, is_held_out
 
@@ -22,7 +23,8 @@ GRADERS: Final[Mapping[str, Grader]] = {
     "gsm_symbolic": "numeric",
     "simple_equations": "numeric",
 }
-"""How a generator's answers are graded; 'math' for those not named, unless params.grader says otherwise."""
+"""How a generator's answers are graded (numeric ones that are no number, and those not named, as 'math')."""
+_NUMBER = re.compile(r"[+-]?\d[\d,]*(\.\d+)?")
 
 
 class Gym:
@@ -42,10 +44,12 @@ class Gym:
         own = dict(params)
         self.generator = generator
         self.name = str(own.pop("label", generator))
-        self.grader: Grader = own.pop("grader", GRADERS.get(generator, "math"))
-        if self.grader not in get_args(Grader):
+        self.wanted: Grader | None = own.pop("grader", None)
+        if self.wanted is not None and self.wanted not in get_args(Grader):
             raise BadSource(f"problems.sources: {generator}: grader is one of {', '.join(get_args(Grader))}")
         self.params = own
+        self.family = generator if own == FAMILIES.get(generator) else ""
+        """The tiny policy's family of this very form, which reserves problems by their hash; '' = none."""
         self.base = int(content_id("stream", self.name, seed, purpose)[:7], 16)
         self._dataset(0)
 
@@ -80,28 +84,34 @@ class Gym:
         except ValueError:  # its way to say that no expression met the limits
             return Item(index=index)
         metadata = entry["metadata"]
+        answer = str(entry["answer"]).strip()
         problem = make_problem(
             source=self.name,
             index=index,
             question=str(entry["question"]).strip(),
-            answer=str(entry["answer"]).strip(),
-            grader=self.grader,
+            answer=answer,
+            grader=self.wanted or _grader(self.generator, answer),
             difficulty=_difficulty(metadata),
-            metadata=_for_grader(self.grader, metadata),
+            metadata=_kept(metadata),
         )
-        held_out = self.generator in FAMILIES and is_held_out(self.generator, metadata)
+        held_out = bool(self.family) and is_held_out(self.family, metadata)
         return Item(index=index, problem=problem, held_out=held_out)
+
+
+def _grader(generator: str, answer: str) -> Grader:
+    known = GRADERS.get(generator, "math")
+    return "math" if known == "numeric" and not _NUMBER.fullmatch(answer) else known
 
 
 def _difficulty(metadata: Mapping[str, Any]) -> float:
     """The count of numbers or terms, or the generator's own number; 0 where there is none."""
     if "numbers" in metadata:
         return float(len(metadata["numbers"]))
-    level = metadata.get("num_terms", metadata.get("difficulty"))
-    return float(level) if isinstance(level, int | float) else 0.0
+    return as_number(metadata.get("num_terms", metadata.get("difficulty")))
 
 
-def _for_grader(grader: Grader, metadata: Mapping[str, Any]) -> str:
-    if grader == "countdown":
+def _kept(metadata: Mapping[str, Any]) -> str:
+    """What the grader, and the rule for held-out problems, ask for."""
+    if "numbers" in metadata and "target" in metadata:
         return json.dumps({"numbers": list(metadata["numbers"]), "target": metadata["target"]})
     return json.dumps({"expression": metadata["expression"]}) if "expression" in metadata else ""

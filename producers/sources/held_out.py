@@ -1,12 +1,12 @@
 """The problems kept for evaluation: the same ones in every process, on every machine, and never produced for training.
 
 Of a generator, a stream of its own under another seed (for the tiny policy's families only those problems that their
-hash reserves). Of a file, those rows among the first POOL whose hash is lowest, at most a tenth of them, unless
-settings.evaluate.file gives a file of its own.
+hash reserves). Of a file its last rows, at most a tenth of them, unless settings.evaluate.file gives a file of its own.
 """
 
 import itertools
 import json
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from producers.sources.items import Item, Source, question_key
 from producers.sources.opening import configured, open_file, open_source
 from schemas.messages import Problem
 from schemas.settings import Settings
-from schemas.tiny_problems import FAMILIES, is_held_out
+from schemas.tiny_problems import is_held_out
 
-POOL = 10_000
+SHARE = 10
+"""At most one row in so many of a training file is held out (at least one row)."""
 TRIES = 50
 """A generator whose problems repeat is asked at most this often for each problem wanted."""
 
@@ -42,24 +43,34 @@ def held_out_keys(settings: Settings) -> frozenset[str]:
     if settings.evaluate.file:
         found = held_out(settings)
     else:
-        found = [p for source in _opened(settings) if not reserves(source) for p in _of(source, settings)]
+        found = [p for source in _opened(settings) if not _family(source) for p in _of(source, settings)]
     return frozenset(question_key(problem.question) for problem in found)
 
 
-def reserves(source: Source) -> bool:
-    """Whether the source's items say themselves which are held out."""
-    return isinstance(source, Gym) and source.generator in FAMILIES
+class Reserved:
+    """Tells of a published problem whether the evaluation asks it, or may ask it: such a one is never trained on.
+
+    Args:
+        settings: problems.sources and evaluate.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.keys = held_out_keys(settings)
+        self.families = {source.name: family for source in _opened(settings) if (family := _family(source))}
+
+    def __contains__(self, problem: Problem) -> bool:
+        if question_key(problem.question) in self.keys:
+            return True
+        family = self.families.get(problem.source)
+        if not family or not problem.metadata:
+            return False
+        metadata = json.loads(problem.metadata)
+        complete = {"numbers", "target"} <= metadata.keys() or "expression" in metadata
+        return complete and is_held_out(family, metadata)
 
 
-def is_reserved(problem: Problem, keys: frozenset[str]) -> bool:
-    """Whether a problem is, or may be, one of those that the evaluation asks."""
-    if question_key(problem.question) in keys:
-        return True
-    return problem.source in FAMILIES and bool(problem.metadata) and _by_hash(problem)
-
-
-def _by_hash(problem: Problem) -> bool:
-    return is_held_out(problem.source, json.loads(problem.metadata))
+def _family(source: Source) -> str:
+    return source.family if isinstance(source, Gym) else ""
 
 
 def _opened(settings: Settings) -> list[Source]:
@@ -73,15 +84,20 @@ def _of(source: Source, settings: Settings) -> list[Problem]:
 
 def _of_generator(source: Gym, count: int) -> list[Problem]:
     items: Iterator[Item] = itertools.islice(source.items(), TRIES * count)
-    if reserves(source):
+    if source.family:
         items = (item for item in items if item.held_out)
     return list(itertools.islice(_unrepeated(items), count))
 
 
 def _of_file(source: Source, count: int) -> list[Problem]:
-    pool = list(itertools.islice(_unrepeated(source.items()), POOL))
-    chosen = sorted(pool, key=lambda problem: question_key(problem.question))[: min(count, max(1, len(pool) // 10))]
-    return sorted(chosen, key=lambda problem: problem.index)
+    """Its last problems, in their order. All of the file is read: its end is where evaluation and training part."""
+    last: deque[Problem] = deque(maxlen=count)
+    total = 0
+    for problem in _unrepeated(source.items()):
+        last.append(problem)
+        total += 1
+    kept = min(count, max(1, total // SHARE)) if total > 1 else 0
+    return list(last)[len(last) - kept :]
 
 
 def _unrepeated(items: Iterator[Item]) -> Iterator[Problem]:

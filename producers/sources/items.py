@@ -91,6 +91,13 @@ def cut(raw: bytes, size: int | None = None) -> tuple[bytes, str]:
     return raw[:RAW_BYTES], f"; value holds the first {RAW_BYTES} of {full} bytes" if full > RAW_BYTES else ""
 
 
+def as_number(value: object) -> float:
+    """A difficulty as a float; 0 for what is no finite number (JSON has no NaN, and huge integers are no floats)."""
+    if not isinstance(value, int | float) or not -1e300 < value < 1e300:
+        return 0.0
+    return float(value)
+
+
 def as_text(value: object) -> str:
     """A field as text: strings as they are, whole floats without '.0' (AMC answers), others as JSON; None is ''."""
     if value is None:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from producers.sources.items import BadKind, BadSource, as_text
+from producers.sources.items import BadKind, BadSource, as_number, as_text
 from schemas.messages import Grader
 
 GSM8K_MARK = "####"
@@ -98,7 +98,7 @@ def read(row: object, wanted: Fields) -> Mapped:
         question=question,
         answer=answer,
         grader=wanted.grader or ("numeric" if gsm8k else "math"),  # type: ignore[arg-type] # checked by fields()
-        difficulty=float(level) if isinstance(level, int | float) else 0.0,
+        difficulty=as_number(level),
         metadata=as_text(row.get(wanted.metadata)) if wanted.metadata else "",
     )
 

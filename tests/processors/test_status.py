@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -55,11 +56,8 @@ def test_files_of_dead_processes_are_dropped(make_settings, tmp_path):
 
 def test_a_failing_unit_leaves_nothing_in_flight(make_settings):
     status = Status(make_settings(), "search")
-    try:
-        with status.in_flight:
-            raise ValueError
-    except ValueError:
-        pass
+    with pytest.raises(ValueError), status.in_flight:
+        raise ValueError
     assert status.read()["in_flight"] == 0
 
 

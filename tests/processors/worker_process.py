@@ -38,11 +38,14 @@ def handler(stage: str, plan: Plan) -> Callable[[Any, Source], Awaitable[list[Fi
     journal = Path(plan.journal)
     begun = 0
 
+    def note(what: str, message: Any) -> None:
+        with journal.open("a") as out:
+            out.write(f"{what} {message_id(message)}\n")
+
     async def answer(message: Any, source: Source) -> list[Filtered]:
         nonlocal begun
         number, begun = begun, begun + 1
-        with journal.open("a") as out:
-            out.write(f"begin {message_id(message)}\n")
+        note("begin", message)
         await asyncio.sleep(plan.seconds)
         if plan.fail == "raise" and plan.fail_on in {number, -1}:
             raise ValueError("the handler raised")
@@ -50,8 +53,7 @@ def handler(stage: str, plan: Plan) -> Callable[[Any, Source], Awaitable[list[Fi
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             future.cancel()
             await future
-        with journal.open("a") as out:
-            out.write(f"end {message_id(message)}\n")
+        note("end", message)
         return [
             Filtered(
                 id=content_id(stage, message_id(message)), stage=stage, input_topic=source.topic,

@@ -1,0 +1,134 @@
+"""The stage 'verify': Trace in, Example or Filtered out; RolloutGroup in, RewardGroup out.
+
+A trace is believed nothing: its final answer is graded again from its text, and what its fields claim is compared with
+what its segments say. A reward exists for every rollout, in order, whatever the grader met.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+from processors import chat
+from processors.answers import answer_key
+from processors.app import Source, attach, stage_app
+from processors.cloning import join
+from processors.grading import Grader, reward
+from processors.status import Status
+from schemas.messages import Example, Filtered, Message, RewardGroup, RolloutGroup, Segment, Trace, content_id
+from schemas.settings import Settings, VerifySection
+from schemas.topics import BY_NAME
+
+STAGE = "verify"
+LIMIT = 8
+
+
+def build(settings: Settings, grader: Grader, status: Status) -> Any:  # noqa: ANN401 - a faust.App
+    """The Faust app of this stage, ready for app.run."""
+    app = stage_app(STAGE, settings)
+
+    async def verify(trace: Trace, source: Source) -> list[Message]:
+        return [await judge(trace, source.sha, grader, settings.verify)]
+
+    async def pay(group: RolloutGroup, source: Source) -> list[Message]:
+        return [await rewarded(group, source.sha, grader)]
+
+    attach(app, BY_NAME["traces"], verify, status, settings, limit=LIMIT)
+    attach(app, BY_NAME["rollouts"], pay, status, settings, limit=LIMIT)
+    return app
+
+
+async def rewarded(group: RolloutGroup, sha: str, grader: Grader) -> RewardGroup:
+    """The group with +1 or -1 and an outcome for each rollout; a response cut off before its answer is 'unparsable'."""
+    verdicts = await grader.grade_many([(group.problem, rollout.text) for rollout in group.rollouts])
+    assert len(verdicts) == len(group.rollouts)
+    return RewardGroup(
+        id=group.id,
+        problem=group.problem,
+        round=group.round,
+        rollouts_sha=sha,
+        prompt_ids=group.prompt_ids,
+        rollouts=group.rollouts,
+        rewards=[reward(verdict.outcome) for verdict in verdicts],
+        verdicts=[verdict.outcome for verdict in verdicts],
+        backtracks=[chat.count_backtracks(rollout.text) for rollout in group.rollouts],
+    )
+
+
+async def judge(trace: Trace, sha: str, grader: Grader, settings: VerifySection) -> Example | Filtered:
+    """The example, with the names of the checks it passed, or why it is none (the first check that failed)."""
+    checks = structure(trace, settings)
+    failed = next((name for name, passed in checks.items() if not passed), "")
+    if failed:
+        return _filtered(trace, f"check failed: {failed}")
+    failures = failed_steps(trace.segments)
+    final, *wrong = await grader.grade_many([(trace.problem, text) for text in (trace.text, *failures)])
+    if final.outcome != "correct":
+        return _filtered(trace, f"check failed: ends_correct ({final.outcome})")
+    if any(verdict.outcome != "wrong" for verdict in wrong):
+        return _filtered(trace, "check failed: fails_wrong")
+    return Example(
+        id=trace.id,
+        tree_id=trace.tree_id,
+        trace_sha=sha,
+        problem=trace.problem,
+        arm=trace.arm,
+        text=trace.text,
+        backtracks=trace.backtracks,
+        verdict=final.outcome,
+        checks=[*checks, "ends_correct", "fails_wrong"],
+    )
+
+
+def structure(trace: Trace, settings: VerifySection) -> dict[str, bool]:
+    """The checks that need no grading, by name, in the order in which they are reported."""
+    segments = trace.segments
+    keys = [answer_key(answer) for answer in trace.wrong_answers]
+    jumps = [segment.node for segment in segments if segment.kind == "jump"]
+    steps = [segment for segment in segments if segment.kind == "step"]
+    return {
+        "length": 0 < len(trace.text) <= settings.max_trace_chars,
+        "text_is_segments": trace.text == join(segments),
+        "starts_at_root": trace.walk[:1] == [0],
+        "steps_follow_walk": _is_subsequence([segment.node for segment in steps], trace.walk),
+        "no_reserved": not any(phrase in segment.text for segment in steps for phrase in chat.RESERVED),
+        "verdict_follows": _verdicts_follow(segments),
+        "distinct_wrong": len(set(keys)) == len(keys) and answer_key(trace.problem.answer) not in keys,
+        "backtracks": len(jumps) == trace.backtracks == chat.count_backtracks(trace.text) <= len(keys),
+        "fails_named": len(failed_steps(segments)) == len(jumps),
+    }
+
+
+def failed_steps(segments: list[Segment]) -> list[str]:
+    """The texts of the steps that a bad verdict speaks of."""
+    bad = [last for last in range(2, len(segments)) if segments[last].text == chat.VERDICT_BAD]
+    return [segments[at - 2].text for at in bad if segments[at - 2].kind == "step"]
+
+
+def _verdicts_follow(segments: list[Segment]) -> bool:
+    """A reflection is followed by a verdict on the same node, a bad one by a jump; none of them stands elsewhere."""
+    for before, after in pairwise([None, *segments, None]):
+        reflects = before is not None and before.kind == "reflection"
+        if reflects != (after is not None and after.kind == "verdict"):
+            return False
+        if before is not None and after is not None and reflects and before.node != after.node:
+            return False
+        doubts = before is not None and before.kind == "verdict" and before.text == chat.VERDICT_BAD
+        if doubts != (after is not None and after.kind == "jump"):
+            return False
+    return True
+
+
+def _is_subsequence(few: list[int], many: list[int]) -> bool:
+    rest = iter(many)
+    return all(one in rest for one in few)
+
+
+def _filtered(trace: Trace, why: str) -> Filtered:
+    return Filtered(
+        id=content_id(STAGE, trace.id, why),
+        stage=STAGE,
+        input_topic="traces",
+        input_id=trace.id,
+        why=why,
+        source=trace.problem.source,
+        difficulty=trace.problem.difficulty,
+    )

@@ -1,0 +1,110 @@
+"""Algorithm 1: every invariant of the walks, on any tree, checked by an oracle that knows only parents."""
+
+from itertools import pairwise
+from random import Random
+
+import forest
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processors.answers import answer_key
+from processors.linearize import BadTree, passes_votes, walks
+from schemas.settings import LinearizeSection
+
+SETTINGS = LinearizeSection(direct=2, search=5, max_wrong=3)
+
+
+def ancestors(tree, node):
+    found = []
+    while (node := tree.nodes[node].parent) >= 0:
+        found.append(node)
+    return found
+
+
+@given(forest.trees(), st.integers())
+def test_every_walk_keeps_every_invariant(tree, seed):
+    for walk in walks(tree, Random(seed), SETTINGS):
+        nodes = walk.nodes
+        assert nodes[0] == 0, "starts at the root"
+        end = tree.nodes[nodes[-1]]
+        assert (end.terminal, end.verdict) == (True, "correct"), "ends at a correct terminal"
+        assert passes_votes(end)
+        keys = [answer_key(tree.nodes[wrong].answer) for wrong in walk.wrong]
+        assert len(set(keys)) == len(keys), "wrong answers pairwise distinct"
+        assert not {answer_key(tree.problem.answer), answer_key(end.answer)} & set(keys)
+        assert walk.backtracks <= len(walk.wrong) <= SETTINGS.max_wrong
+        assert (walk.arm == "search") == bool(walk.wrong)
+        visited = [node for node in nodes if tree.nodes[node].terminal]
+        assert visited == [*walk.wrong, end.id], "wrong ones first, the correct one last, no other terminal"
+        for previous, position in pairwise(walk.positions):
+            if position.kind == "backtrack":
+                assert position.node in ancestors(tree, previous.node)
+                assert tree.nodes[previous.node].terminal, "one goes back from terminals only"
+            else:
+                assert tree.nodes[position.node].parent == previous.node
+        forward = [position.node for position in walk.positions if position.kind == "forward"]
+        assert len(set(forward)) == len(forward), "no step is told twice"
+
+
+@given(forest.trees(), st.integers())
+def test_as_many_different_walks_as_asked_for_or_as_there_are(tree, seed):
+    found = walks(tree, Random(seed), SETTINGS)
+    assert len({tuple(walk.nodes) for walk in found}) == len(found)
+    correct = [node for node in tree.nodes if node.verdict == "correct" and passes_votes(node)]
+    direct = [walk for walk in found if walk.arm != "search"]
+    assert len(direct) == min(SETTINGS.direct, len(correct))
+    golds = {answer_key("7")}
+    wrong = {answer_key(node.answer) for node in tree.nodes if node.verdict == "wrong"} - golds
+    possible = bool(correct and wrong and tree.strategy != "best_of_n")
+    searched = len(found) - len(direct)
+    assert (1 <= searched <= SETTINGS.search) if possible else searched == 0
+    if possible and len(correct) * sum(node.verdict == "wrong" for node in tree.nodes) >= 12:
+        assert searched == SETTINGS.search
+
+
+@given(forest.trees(), st.integers())
+def test_the_same_seed_gives_the_same_walks(tree, seed):
+    assert walks(tree, Random(seed), SETTINGS) == walks(tree, Random(seed), SETTINGS)
+
+
+def test_a_known_tree():
+    tree = forest.example()
+    found = walks(tree, Random(1), LinearizeSection(direct=1, search=30, max_wrong=2))
+    assert found[0].nodes == [0, 1, 4]
+    assert {tuple(walk.nodes) for walk in found[1:]} == {
+        (0, 1, 2, 1, 4),
+        (0, 1, 3, 1, 4),
+        (0, 5, 6, 0, 1, 4),
+        (0, 1, 2, 1, 3, 1, 4),
+        (0, 1, 3, 1, 2, 1, 4),
+        (0, 5, 6, 0, 1, 3, 1, 4),
+        (0, 1, 3, 0, 5, 6, 1, 4),
+    } - {(0, 1, 3, 0, 5, 6, 1, 4)} | {(0, 1, 3, 0, 5, 6, 1, 4)} & {tuple(walk.nodes) for walk in found}
+    assert {walk.arm for walk in found[1:]} == {"search"}
+
+
+def test_votes_must_be_unanimous():
+    tree = forest.example()
+    for votes, yes, count in ((0, 0, 1), (8, 8, 1), (8, 7, 0)):
+        nodes = list(tree.nodes)
+        nodes[4] = msgspec.structs.replace(nodes[4], votes=votes, votes_yes=yes)
+        found = walks(msgspec.structs.replace(tree, nodes=nodes), Random(0), LinearizeSection(direct=1, search=0))
+        assert len(found) == count
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [],
+        [forest.node(0, 0)],
+        [forest.node(0, -1), forest.node(1, 1)],
+        [forest.node(0, -1), forest.node(1, 2), forest.node(2, 1)],
+        [forest.node(0, -1), forest.node(2, 0)],
+        [forest.node(0, -1), forest.node(1, -1)],
+    ],
+)
+def test_what_is_no_tree_is_refused(nodes):
+    with pytest.raises(BadTree):
+        walks(forest.tree(nodes), Random(0), SETTINGS)
