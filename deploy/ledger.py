@@ -184,7 +184,7 @@ def render(ledger: Ledger) -> Group:
     """The accounts as a person reads them."""
     table = Table(title="ledger", box=None)
     for name in ("stage", "from", "to", "taken", "out", "filtered", "dead letters", "in flight", "lost"):
-        table.add_column(name, justify="left" if name in {"stage", "from", "to"} else "right")
+        table.add_column(name, justify="left" if name in {"stage", "from", "to"} else "right", no_wrap=True)
     for line in ledger.stages:
         numbers = (line.taken, line.out, line.filtered, line.dead, line.in_flight, line.lost)
         table.add_row(line.stage, line.input, line.output, *(f"{number:,}" for number in numbers))

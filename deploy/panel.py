@@ -29,11 +29,17 @@ class Lags:
     def __init__(self, settings: Settings) -> None:
         self.by_stage: dict[str, int] = {}
         self._settings = settings
-        threading.Thread(target=self._follow, name="lags", daemon=True).start()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="lags", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop asking."""
+        self._closing.set()
+        self._thread.join(30)
 
     def _follow(self) -> None:
-        while True:
-            time.sleep(LAG_EVERY_S)
+        while not self._closing.wait(LAG_EVERY_S):
             try:
                 lags: dict[str, int] = {}
                 for topic in TOPICS:
@@ -62,6 +68,7 @@ class Panel:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._lags.close()
         if self._live:
             self._live.stop()
 

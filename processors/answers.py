@@ -98,7 +98,7 @@ def clean(answer: str) -> str:
         answer = pattern.sub(new, answer)
     answer = " ".join(answer.split()).strip("*`_ ")
     if answer.endswith(".") and not answer.endswith(".."):
-        answer = answer[:-1].rstrip()
+        answer = answer[:-1].rstrip("*`_ ")
     for left, right in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
         if len(answer) > len(left + right) and answer.startswith(left) and answer.endswith(right):
             answer = answer[len(left) : -len(right)].strip()

@@ -26,6 +26,9 @@ from schemas.settings import VerifySection
 START_S = 120.0
 """Importing math-verify takes 2 s alone and much longer on a busy machine."""
 ATTEMPTS = 3
+"""Workers that may die on a question before it is taken to be the cause."""
+STARTS = 5
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 REMEMBERED = 8192
 
 
@@ -37,6 +40,10 @@ class WorkerDied(Exception):
     """The worker ended or went silent while it held a question."""
 
 
+class NotStarted(Exception):
+    """The worker ended or went silent before it held a question."""
+
+
 class Worker:
     """One grading subprocess; not safe for two threads at once."""
 
@@ -45,12 +52,12 @@ class Worker:
         self.process: subprocess.Popen[bytes] | None = None
         self.asked = 0
 
-    def ask(self, gold: str, answer: str) -> str:
+    def ask(self, gold: str, answer: str) -> Outcome:
         """The outcome.
 
         Raises:
             WorkerDied: when the process ended or missed its own deadline by far; it is gone then.
-            GraderBroken: when it cannot be started.
+            NotStarted: when it did not get as far as that.
         """
         process = self.process or self._start()
         self.asked += 1
@@ -63,10 +70,11 @@ class Worker:
         except (OSError, ValueError) as error:
             self.end()
             raise WorkerDied(str(error)) from error
-        if reply.get("id") != self.asked or reply.get("outcome") not in get_args(Outcome):
+        outcome = next((known for known in OUTCOMES if known == reply.get("outcome")), None)
+        if reply.get("id") != self.asked or outcome is None:
             self.end()
             raise WorkerDied("an answer to another question")
-        return str(reply["outcome"])
+        return outcome
 
     def _start(self) -> subprocess.Popen[bytes]:
         limits = ["--memory-mb", str(self.settings.memory_mb), "--timeout-s", str(self.settings.timeout_s)]
@@ -81,7 +89,7 @@ class Worker:
             ready = json.loads(self._line(process, START_S))
         except (OSError, ValueError) as error:
             self.end()
-            raise WorkerDied(f"no start: {error}") from error
+            raise NotStarted(str(error)) from error
         assert "ready" in ready
         return process
 
@@ -158,16 +166,18 @@ class Pool:
         return outcome
 
     def _try(self, worker: Worker, gold: str, answer: str) -> Outcome:
-        died: WorkerDied | None = None
-        for _ in range(ATTEMPTS):
+        asked = started = 0
+        while asked < ATTEMPTS:
             try:
-                outcome = worker.ask(gold, answer)
-            except WorkerDied as error:
-                died = error
-            else:
-                return next(known for known in get_args(Outcome) if known == outcome)
-        if died and str(died).startswith("no start"):
-            raise GraderBroken(f"the grading process does not start; try `python -c 'import math_verify'`: {died}")
+                return worker.ask(gold, answer)
+            except WorkerDied:
+                asked += 1
+            except NotStarted as error:
+                started += 1
+                if started == STARTS:
+                    hint = "the grading process does not start; try `python -c 'import math_verify'`"
+                    raise GraderBroken(f"{hint}: {error}") from error
+                time.sleep(0.1 * started)
         return "rejected"
 
     def close(self) -> None:

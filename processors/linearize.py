@@ -9,8 +9,10 @@
 
 Departures, all ours: answers are distinct when they differ as numbers or normalised strings (answers.answer_key), not
 as text; the answers are sampled, then a terminal of each, so that a frequent mistake is not preferred; only terminals
-judged 'wrong' count as incorrect, never the unreadable or timed out; and a problem gives fewer walks where it holds
-fewer different ones.
+judged 'wrong' count as incorrect, never the unreadable or timed out; a problem gives fewer walks where it holds fewer
+different ones; and L_k is put into an order of a depth-first search that takes the child towards n* last: in another
+order the common ancestor with what was emitted need not be an ancestor of the last node (a wrong one in A, a wrong one
+in B, the end in A), and the walk would jump sideways or tell steps twice.
 """
 
 from random import Random
@@ -102,6 +104,13 @@ def path(tree: Tree, node: int) -> list[int]:
     return ids[::-1]
 
 
+def in_order(tree: Tree, fails: list[int], end: int) -> list[int]:
+    """The terminals in the order of a depth-first search that takes children as `fails` first meets them, `end`'s last."""
+    last = dict.fromkeys(path(tree, end), len(fails))
+    met = {node: place for place in reversed(range(len(fails))) for node in path(tree, fails[place])}
+    return sorted(fails, key=lambda fail: [last.get(node, met[node]) for node in path(tree, fail)])
+
+
 def visit(tree: Tree, targets: list[int]) -> tuple[Position, ...]:
     """The walk through these terminals: the loop of Algorithm 1."""
     positions: list[Position] = []
@@ -154,7 +163,8 @@ def _search_walks(
         if len(found) == settings.search:
             break
         end = rng.choice(correct).id
-        fails = tuple(rng.choice(ids) for ids in rng.sample(wrong, rng.randint(1, most)))
-        walk = Walk("search", visit(tree, [*fails, end]), fails)
+        fails = [rng.choice(ids) for ids in rng.sample(wrong, rng.randint(1, most))]
+        fails = in_order(tree, fails, end)
+        walk = Walk("search", visit(tree, [*fails, end]), tuple(fails))
         found.setdefault(tuple(walk.nodes), walk)
     return list(found.values())

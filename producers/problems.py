@@ -138,7 +138,7 @@ def _filtered(problem: Problem) -> Filtered:
     return Filtered(
         id=content_id(STAGE, problem.id, "held_out"),
         stage=STAGE,
-        input_topic="",
+        input_topic="problems",
         input_id=problem.id,
         why="held_out",
         source=problem.source,

@@ -20,6 +20,7 @@ from processors.history import history
 from processors.status import Status
 from processors.stopping import stop_event
 from processors.versions import Versions
+from producers.admission import Admission
 from producers.pacing import Pace
 from producers.sources.held_out import Reserved
 from schemas.load import BadSettings
@@ -125,16 +126,18 @@ class Rota:
             )
 
 
-def used(settings: Settings) -> dict[str, int]:
-    """How often each problem was a prompt before, by id.
+def used(settings: Settings) -> tuple[dict[str, int], set[str]]:
+    """How often each problem was a prompt before, by id, and the ids of those prompts.
 
     Raises:
         BrokerMissing: no broker answers.
     """
     rounds: dict[str, int] = {}
+    ids: set[str] = set()
     for prompt in history(settings, Prompt):
         rounds[prompt.problem.id] = max(rounds.get(prompt.problem.id, 0), prompt.round + 1)
-    return rounds
+        ids.add(prompt.id)
+    return rounds, ids
 
 
 def may_start(settings: Settings, versions: Versions) -> bool:
@@ -171,22 +174,25 @@ def run(settings: Settings, status: Status, stop: threading.Event | None = None)
 
 
 def _publish(settings: Settings, status: Status, stop: threading.Event, datasets: Datasets, reserved: Reserved) -> None:
-    rounds = used(settings)
+    rounds, ids = used(settings)
+    admission = Admission(settings, datasets, ids)
     client = kafka.producer(settings)
     partitions = len(client.partitions_for("prompts") or {0})
     pace = Pace(settings, "sample", "prompts", settings.prompts.ahead)
     turn, asked_at, rota = sum(rounds.values()), float("-inf"), Rota([], rounds, settings.factory.seed)
     while not stop.is_set():
-        room = pace.room()
+        room = min(pace.room(), admission.room())
         if room and time.monotonic() - asked_at > (REFRESH_S if rota else RETRY_S):
             rota = Rota(choose(datasets, settings.prompts.sql, reserved), rounds, settings.factory.seed)
             asked_at = time.monotonic()
             status.set(candidates=len(rota))
-        status.set(waiting="" if room and rota else "for the samplers" if rota else "for measured problems")
+        status.set(waiting="" if room and rota else "for the samplers or RL" if rota else "for measured problems")
         if not (room and rota):
             stop.wait(PAUSE_S)
             continue
-        futures = [kafka.send(client, prompt, at % partitions) for at, prompt in enumerate(rota.take(room), turn)]
+        prompts = list(rota.take(room))
+        admission.admitted({prompt.id for prompt in prompts})
+        futures = [kafka.send(client, prompt, at % partitions) for at, prompt in enumerate(prompts, turn)]
         client.flush(ACK_S)
         for future in futures:
             future.get(timeout=ACK_S)

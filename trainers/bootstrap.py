@@ -106,7 +106,7 @@ def _make(work: Path, recipe: Recipe, threads: int, screen: Console) -> card.Rep
     torch.set_num_threads(threads)
     started, burnt = time.monotonic(), time.process_time()
     words = tokenizer.build()
-    model = architecture.model(recipe, words.get_vocab_size(), *tokenizer.end_and_pad(words))
+    model = architecture.model(recipe, words.get_vocab_size(), *tokenizer.end_and_pad(words), tokenizer.values(words))
     loss = train(model, batches(words, recipe), recipe, screen)
     taught = time.monotonic() - started
     model = model.to(torch.bfloat16)

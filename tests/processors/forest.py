@@ -1,6 +1,7 @@
 """Trees for testing words: built by hand, or drawn by hypothesis with every oddity a search can leave behind."""
 
 import json
+from random import Random
 from typing import Any
 
 from hypothesis import strategies as st
@@ -50,28 +51,30 @@ def example() -> Tree:
     )
 
 
-@st.composite
-def trees(draw: Any) -> Tree:
-    """Any shape up to 40 nodes; leaves carry any verdict and few different answers, some of them dressed-up golds."""
-    size = draw(st.integers(1, 40))
-    parents = [-1, *(draw(st.integers(max(0, i - 8), i - 1)) for i in range(1, size))]
+def trees(largest: int = 40) -> st.SearchStrategy[Tree]:
+    """Any shape; leaves carry any verdict and few different answers, some of them dressed-up golds."""
+    return st.builds(grown, st.integers(1, largest), st.integers(0, 1 << 30))
+
+
+def grown(size: int, seed: int) -> Tree:
+    rng = Random(seed)
+    reach = rng.choice([1, 3, 8, 40])
+    parents = [-1, *(rng.randint(max(0, i - reach), i - 1) for i in range(1, size))]
     inner = set(parents)
     nodes = []
     for number, parent in enumerate(parents):
-        visits, q = draw(st.integers(0, 3)), draw(st.sampled_from([0.0, 0.5, 0.8, 1.0]))
-        if number and number not in inner and draw(st.booleans()):
-            nodes.append(draw(leaves(number, parent)))
+        if number and number not in inner and rng.random() < 0.8:
+            nodes.append(leaf(rng, number, parent))
         else:
             text = f"Use {number} to make {GOLD}: {number} + 0 = {number}" if number else ""
-            nodes.append(node(number, parent, text, visits=visits, q=q))
-    return tree(nodes, strategy=draw(st.sampled_from(["mcts", "mcts", "mcts", "best_of_n"])))
+            nodes.append(node(number, parent, text, visits=rng.randint(0, 3), q=rng.choice([0.0, 0.5, 0.8, 1.0])))
+    return tree(nodes, strategy=rng.choice(["mcts", "mcts", "mcts", "best_of_n"]))
 
 
-@st.composite
-def leaves(draw: Any, number: int, parent: int) -> Node:
-    verdict = draw(st.sampled_from(["correct", "correct", "wrong", "wrong", "wrong", "unparsable", "timeout"]))
+def leaf(rng: Random, number: int, parent: int) -> Node:
+    verdict = rng.choice(["correct", "correct", "wrong", "wrong", "wrong", "unparsable", "timeout"])
     answers = {"correct": ["7", "7.0", "14/2"], "wrong": ["5", "5.0", "6", "-7", "1/2", "0.5"]}
-    said = draw(st.sampled_from(answers.get(verdict, ["?"])))
-    votes = draw(st.sampled_from([0, 0, 8]))
-    yes = draw(st.sampled_from([votes, votes, 0]))
+    said = rng.choice(answers.get(verdict, ["?"]))
+    votes = rng.choice([0, 0, 8])
+    yes = rng.choice([votes, votes, 0])
     return node(number, parent, f"Answer: {said}", verdict, votes=votes, votes_yes=yes, visits=1, q=1.0)

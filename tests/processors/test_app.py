@@ -30,8 +30,10 @@ def lag(settings, group="search", topic="problems"):
 @pytest.mark.slow
 def test_a_killed_worker_loses_nothing_and_repeats_at_most_what_it_held(settings, send_all, workers):
     send_all(*[problem(i) for i in range(60)])
-    first = workers.start("search", seconds=0.3)
+    # Slow messages are in hand while later ones are done: the moment at which a commit can go past the slow one.
+    first = workers.start("search", seconds=0.1, slow=30.0)
     until(lambda: len(workers.lines("end")) >= 20, what="20 messages")
+    time.sleep(1.5)
     first.kill()
     first.wait()
     held = collections.Counter(workers.lines("begin")) - collections.Counter(workers.lines("end"))
@@ -70,6 +72,20 @@ def test_the_limit_bounds_the_messages_in_hand(settings, send_all, workers):
     steps = [1 if line.startswith("begin") else -1 for line in workers.journal.read_text().splitlines()]
     peak = max(itertools.accumulate(steps))
     assert peak == 2
+
+
+@pytest.mark.slow
+def test_what_outlasts_the_grace_is_delivered_again(settings, send_all, workers):
+    send_all(*[problem(i) for i in range(6)])
+    worker = workers.start("search", seconds=60.0, limit=2, grace=1.0)
+    until(lambda: len(workers.lines("begin")) == 2)
+    assert stop(worker, timeout=30) == 0
+    assert answers(settings) == {}
+    assert kafka.committed(settings, "search") == {}
+    second = workers.start("search")
+    until(lambda: lag(settings) == 0)
+    assert stop(second) == 0
+    assert answers(settings) == collections.Counter({f"p{i}": 1 for i in range(6)})
 
 
 @pytest.mark.slow
@@ -150,14 +166,15 @@ def test_a_failing_coroutine_beside_the_apps_ends_the_process(workers):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("named", "sentence"), [(False, "has ended; start one"), (True, "has not answered for")])
-def test_a_broker_that_vanishes_ends_the_worker_with_one_sentence(make_settings, tmp_path, named, sentence):
+def test_a_broker_that_vanishes_ends_the_worker_with_one_sentence(request, make_settings, tmp_path, named, sentence):
     embedded = make_settings("broker.session_timeout_ms=2000")
     with EmbeddedBroker(embedded) as broker:
         kafka.create_topics(embedded)
         flags = [f"broker.bootstrap={broker.address}"] if named else []
         workers = Workers(make_settings("broker.session_timeout_ms=2000", *flags), tmp_path)
+        request.addfinalizer(workers.close)
         worker = workers.start("search", "verify", seconds=30.0)
-        until(lambda: (tmp_path / "data" / "status" / f"search-{worker.pid}.json").exists())
+        until((tmp_path / "data" / "status" / f"search-{worker.pid}.json").exists)
         time.sleep(3)
         assert worker.poll() is None
         broker.process.kill()
@@ -165,7 +182,6 @@ def test_a_broker_that_vanishes_ends_the_worker_with_one_sentence(make_settings,
         assert worker.wait(60) == 1
         assert time.monotonic() - started < 35
         assert sentence in workers.errors().splitlines()[-1]
-        workers.close()
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from random import Random
 import forest
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processors.answers import answer_key
@@ -23,6 +23,7 @@ def ancestors(tree, node):
     return found
 
 
+@settings(deadline=None)
 @given(forest.trees(), st.integers())
 def test_every_walk_keeps_every_invariant(tree, seed):
     for walk in walks(tree, Random(seed), SETTINGS):
@@ -48,6 +49,7 @@ def test_every_walk_keeps_every_invariant(tree, seed):
         assert len(set(forward)) == len(forward), "no step is told twice"
 
 
+@settings(deadline=None)
 @given(forest.trees(), st.integers())
 def test_as_many_different_walks_as_asked_for_or_as_there_are(tree, seed):
     found = walks(tree, Random(seed), SETTINGS)
@@ -60,10 +62,11 @@ def test_as_many_different_walks_as_asked_for_or_as_there_are(tree, seed):
     possible = bool(correct and wrong and tree.strategy != "best_of_n")
     searched = len(found) - len(direct)
     assert (1 <= searched <= SETTINGS.search) if possible else searched == 0
-    if possible and len(correct) * sum(node.verdict == "wrong" for node in tree.nodes) >= 12:
+    if possible and len(correct) * len(wrong) >= 8:
         assert searched == SETTINGS.search
 
 
+@settings(deadline=None)
 @given(forest.trees(), st.integers())
 def test_the_same_seed_gives_the_same_walks(tree, seed):
     assert walks(tree, Random(seed), SETTINGS) == walks(tree, Random(seed), SETTINGS)
@@ -80,8 +83,7 @@ def test_a_known_tree():
         (0, 1, 2, 1, 3, 1, 4),
         (0, 1, 3, 1, 2, 1, 4),
         (0, 5, 6, 0, 1, 3, 1, 4),
-        (0, 1, 3, 0, 5, 6, 1, 4),
-    } - {(0, 1, 3, 0, 5, 6, 1, 4)} | {(0, 1, 3, 0, 5, 6, 1, 4)} & {tuple(walk.nodes) for walk in found}
+    }, "2 and 6 have one answer, and 3 before 6 would tell node 1 twice"
     assert {walk.arm for walk in found[1:]} == {"search"}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from processors import app as shell
 from processors.app import Source, attach, run, stage_app
 from processors.status import Status
 from schemas.messages import Filtered, content_id
@@ -26,6 +27,9 @@ INPUTS = {"search": ("problems",), "verify": ("traces", "rollouts"), "linearize"
 class Plan(msgspec.Struct, kw_only=True):
     stages: list[str]
     seconds: float = 0.0
+    slow: float = 0.0
+    """Seconds for every seventh message instead."""
+    grace: float = 45.0
     limit: int | None = None
     journal: str
     fail: str = ""
@@ -46,7 +50,7 @@ def handler(stage: str, plan: Plan) -> Callable[[Any, Source], Awaitable[list[Fi
         nonlocal begun
         number, begun = begun, begun + 1
         note("begin", message)
-        await asyncio.sleep(plan.seconds)
+        await asyncio.sleep(plan.slow if plan.slow and number % 7 == 0 else plan.seconds)
         if plan.fail == "raise" and plan.fail_on in {number, -1}:
             raise ValueError("the handler raised")
         if number == plan.fail_on and plan.fail == "cancel":
@@ -74,6 +78,7 @@ async def beside(plan: Plan) -> None:
 def main() -> None:
     settings = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Settings)
     plan = msgspec.json.decode(sys.argv[2], type=Plan)
+    shell.GRACE_S = plan.grace
     apps = []
     with contextlib.ExitStack() as stack:
         for stage in plan.stages:

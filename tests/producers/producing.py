@@ -41,7 +41,7 @@ class Running:
     def _run(self, main, settings):
         try:
             main(settings, self.status, self.stop)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a thread's edge
             self.error = error
 
     def waiting(self, text, seconds=30.0):

@@ -248,6 +248,32 @@ def test_questions_are_in_reasoning_gyms_own_words():
 # --- the trainer ---
 
 
+def test_the_first_weights_look_back_and_copy(words):
+    """Before any training: heads of the first layer look 1, 2, 3 tokens back, and a line begun again is half known."""
+    import torch
+
+    recipe = architecture.SIZES["tiny"]
+    model = architecture.model(
+        recipe, words.get_vocab_size(), *tokenizer.end_and_pad(words), tokenizer.values(words)
+    ).eval()
+    model.set_attn_implementation("eager")
+    rng = Random(0)
+    near, seen = 0, 0
+    for _ in range(10):
+        head, tail = documents.echo(rng)[0].text, documents.echo(rng)[0].text
+        ids = words.encode(head + head).ids
+        half = len(ids) // 2
+        with torch.no_grad():
+            out = model(input_ids=torch.tensor([ids]), use_cache=False, output_attentions=True)
+        for offset in (1, 2, 3):
+            assert out.attentions[0][0, offset - 1].diagonal(-offset)[5:].mean() > 0.5
+        for at in range(half + 4, len(ids) - 1):
+            seen += 1
+            near += ids[at + 1] in out.logits[0, at].topk(3).indices.tolist()
+        assert head != tail
+    assert near / seen > 0.4
+
+
 def test_rows_start_with_a_question_and_hold_whole_labels(words):
     starts = [words.encode(text).ids[0] for text in ("Practice.", "Using all the numbers ", "Find a way to make ")]
     starts += [words.encode(text).ids[0] for text in ("Calculate ", chain.QUESTION.partition("{")[0])]

@@ -1,6 +1,7 @@
 """How large a tiny policy is and how it is taught, as values: a recipe's hash decides whether it was cooked already."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -61,7 +62,7 @@ SIZES = {
 """'tiny' is the packaged policy; 'mini' is for tests: it learns the format and little else."""
 
 
-def model(recipe: Recipe, vocabulary: int, end: int, pad: int) -> "PreTrainedModel":
+def model(recipe: Recipe, vocabulary: int, end: int, pad: int, numbers: Mapping[int, int]) -> "PreTrainedModel":
     """A fresh float32 LlamaForCausalLM, its weights drawn from the recipe's seed.
 
     Args:
@@ -69,6 +70,7 @@ def model(recipe: Recipe, vocabulary: int, end: int, pad: int) -> "PreTrainedMod
         vocabulary: number of tokens.
         end: id of the token that ends a response.
         pad: id of the padding token.
+        numbers: the value of each token that is a number.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -88,7 +90,7 @@ def model(recipe: Recipe, vocabulary: int, end: int, pad: int) -> "PreTrainedMod
         factory_format="plain",
     )
     built = LlamaForCausalLM(config)
-    first_weights.lay_out(built, recipe.seed)
+    first_weights.lay_out(built, numbers, recipe.seed)
     return built
 
 

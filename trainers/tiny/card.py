@@ -32,6 +32,9 @@ Documents are made on the fly by seeded code, read once, packed into rows of {sh
 
 ## How
 
+It starts from random weights among which a circuit for copying is laid out (an induction head, see
+trainers/tiny/first_weights.py); Muon for the matrices, AdamW for the rest; every document is read once.
+
 | recipe `{size}` | value |
 |---|---|
 {recipe}

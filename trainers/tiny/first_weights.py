@@ -7,11 +7,13 @@ at 0 of 50 after two million), so they are given; everything is trained from the
 weights is from Trockman and Kolter (2023, arXiv 2305.09828); this layout is ours.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+    from transformers.models.llama.modeling_llama import LlamaAttention
 
 SPREAD = 0.5
 """Standard deviation of the embeddings."""
@@ -27,12 +29,20 @@ FREQUENCIES = 6
 """How many of the fastest rotations a head at a fixed distance uses."""
 MATCH = 1.7
 """Strength of their queries and keys."""
+PERIODS = (2, 3, 5, 7, 10, 16, 25, 50, 100, 200, 400)
+"""Circles on which numbers are laid out."""
 FINAL_GAIN = 0.1
 """Of the last norm, so that the first predictions are near even."""
 
 
-def lay_out(model: "PreTrainedModel", seed: int) -> None:
-    """Fills the weights of a LlamaForCausalLM with at least two layers, in place."""
+def lay_out(model: "PreTrainedModel", numbers: Mapping[int, int], seed: int) -> None:
+    """Fills the weights of a LlamaForCausalLM with at least two layers, in place.
+
+    Args:
+        model: the model.
+        numbers: the value of each token that is a number.
+        seed: of the random part.
+    """
     import torch
 
     noise = torch.Generator().manual_seed(seed)
@@ -44,9 +54,28 @@ def lay_out(model: "PreTrainedModel", seed: int) -> None:
                 weight.normal_(std=weight.shape[1] ** -0.5, generator=noise)
         embedding = model.model.embed_tokens.weight
         embedding.normal_(std=SPREAD, generator=noise)
+        _numbers(embedding, numbers, noise)
         embedding[:, 0] = CONSTANT
         model.model.norm.weight.fill_(FINAL_GAIN)
         _copying(model, noise)
+
+
+def _numbers(embedding: "torch.Tensor", numbers: Mapping[int, int], noise: "torch.Generator") -> None:
+    """Tokens of one value are half alike, and a few dimensions of each tell the value as angles on circles.
+
+    Sums are turns on such circles; networks that learn to add find this form by themselves, late (Nanda et al. 2023,
+    arXiv 2301.05217).
+    """
+    import torch
+
+    ids = torch.tensor(list(numbers))
+    values = torch.tensor(list(numbers.values()))
+    shared = torch.randn(int(values.max() - values.min()) + 1, embedding.shape[1], generator=noise) * SPREAD
+    embedding[ids] = 0.5**0.5 * (embedding[ids] + shared[values - values.min()])
+    for place, period in enumerate(PERIODS):
+        angle = 2 * torch.pi * values / period
+        embedding[ids, 1 + 2 * place] = 2**0.5 * SPREAD * torch.cos(angle)
+        embedding[ids, 2 + 2 * place] = 2**0.5 * SPREAD * torch.sin(angle)
 
 
 def _copying(model: "PreTrainedModel", noise: "torch.Generator") -> None:
@@ -73,7 +102,7 @@ def _copying(model: "PreTrainedModel", noise: "torch.Generator") -> None:
         attention.o_proj.weight[:, :size] = said.T
 
 
-def _look_back(attention: "torch.nn.Module", head: int, offset: int, size: int) -> None:
+def _look_back(attention: "LlamaAttention", head: int, offset: int, size: int) -> None:
     """Makes a head look at the token `offset` before: its scores are the sum of cos(w (distance - offset))."""
     import torch
 

@@ -39,7 +39,7 @@ def copying(lesson: Lesson, distance: int, rng: Random) -> Probe:
     """A fresh start must name the question's numbers, so many lines behind a failed attempt."""
     lines = attempt(lesson.start, rng, plan=False)
     first = lesson.start.next_line(rng, plan=False).text
-    state = first[: first.index(":") + 1]
+    state = first[: first.index(":")]
     before = _practice(lesson, lines) + _idle(distance, rng) + f"{documents.CHECK[False]}\n\n{documents.RETRY}\n\n"
     return before, state
 

@@ -93,6 +93,16 @@ def end_and_pad(words: Tokenizer) -> tuple[int, int]:
     return ids[0], ids[1]
 
 
+def values(words: Tokenizer) -> dict[int, int]:
+    """The value of each token that is a number: 7 for '7' and ', 7' and ' + 7', -7 for ' - 7' and '-7'."""
+    found = {}
+    for piece, number in words.get_vocab().items():
+        match = re.fullmatch(r"(?:,Ġ|Ġ\+Ġ|Ġ(?=-Ġ))?(-Ġ)?(-?\d+)", piece)
+        if match:
+            found[number] = int(match[2]) * (-1 if match[1] else 1)
+    return dict(sorted(found.items()))
+
+
 def save(directory: Path, context: int) -> None:
     """Writes the files that transformers and vLLM open, chat template included.
 

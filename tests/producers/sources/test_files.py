@@ -106,7 +106,10 @@ def test_a_file_that_is_missing_or_no_parquet_is_one_sentence(tmp_path):
         list(files(tmp_path / "text.parquet").items())
 
 
-@given(content=st.binary(max_size=300) | st.lists(st.from_regex(rb'\{"(question|answer|level)": ?.{0,9}\}?')).map(b"\n".join))
+@given(
+    content=st.binary(max_size=300)
+    | st.lists(st.from_regex(rb'\{"(question|answer|level)": ?.{0,9}\}?')).map(b"\n".join)
+)
 @example(content=b'{"question": "q", "answer": "a", "level": 1' + b"0" * 400 + b"}")
 @example(content=b'{"question": "q", "answer": 1' + b"0" * 5000 + b"}")
 @example(content=b'{"question": "\\ud800", "answer": "a"}')
