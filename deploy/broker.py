@@ -21,12 +21,13 @@ import psutil
 from deploy.feeding import feed_again, save_offsets
 from processors.kafka import BrokerMissing, EmbeddedAddress, address_file, write_address
 from processors.status import alive
+from schemas.errors import Told
 from schemas.settings import Settings
 
 START_S = 10.0
 
 
-class BrokerRuns(RuntimeError):
+class BrokerRuns(Told, RuntimeError):
     """Another broker serves this data directory; the text says what to do."""
 
 

@@ -12,6 +12,7 @@ import typer
 from deploy import options as o
 from deploy.cli_ask import ask
 from deploy.cli_run import runs
+from schemas.errors import Told
 
 app = typer.Typer(
     name="factory",
@@ -22,14 +23,6 @@ app = typer.Typer(
 )
 runs(app)
 ask(app)
-
-OURS = ("schemas", "producers", "processors", "trainers", "deploy")
-TOLD = (
-    "BadSettings", "BadPolicy", "BadPlace", "BadQuery", "BadBootstrap",
-    "BrokerMissing", "BrokerRuns", "EngineNotStarted", "EngineUnreachable", "FetchFailed",
-    "GaveUp", "NoDatasets", "NotFound", "TableBusy", "TrainerBusy",
-)  # fmt: skip
-"""Errors whose text is for the person at the keyboard; by name, so that no heavy module is imported for it."""
 
 
 @app.command("settings")
@@ -59,7 +52,7 @@ def main() -> None:
 
 def explain(error: BaseException) -> str | None:
     """The sentence for an error that the user can put right; None for a defect of ours, which keeps its traceback."""
-    if type(error).__name__ in TOLD and type(error).__module__.partition(".")[0] in OURS:
+    if isinstance(error, Told):
         return str(error)
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EADDRINUSE, errno.EACCES, errno.EROFS}:
         what = {

@@ -26,10 +26,11 @@ def plan(settings: Settings) -> list[Spec]:
     threads = {"sft": settings.sft.threads, "rl": settings.rl.threads}
     loops = [Spec(name=s, stages=(s,), arguments=(s,), threads=threads.get(s, 1)) for s in LOOP_STAGES]
     loops.sort(key=lambda spec: spec.name != "sink")
+    engine = settings.engine.threads
+    hosts: list[tuple[str, tuple[str, ...], int]]
     if is_shared(settings):
-        hosts: list[tuple[str, tuple[str, ...], int]]
-        hosts = [("engine", ENGINE_STAGES, settings.engine.threads), ("words", WORD_STAGES, 1)]
+        hosts = [("engine", ENGINE_STAGES, engine), ("words", WORD_STAGES, 1)]
     else:
-        hosts = [(s, (s,), settings.engine.threads) for s in ENGINE_STAGES] + [(s, (s,), 1) for s in WORD_STAGES]
+        hosts = [*((s, (s,), engine) for s in ENGINE_STAGES), *((s, (s,), 1) for s in WORD_STAGES)]
     hosted = [Spec(name=n, stages=tuple(s), arguments=("host", *s), threads=t) for n, s, t in hosts]
     return [loops[0], *hosted, *loops[1:]]

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from schemas.errors import Told
+
 FIRST_BACKOFF_S = 1.0
 LAST_BACKOFF_S = 30.0
 BAD_INPUT = 2
@@ -28,7 +30,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 1
 
 
-class GaveUp(RuntimeError):
+class GaveUp(Told, RuntimeError):
     """A process keeps dying without progress; the text holds its own last error."""
 
 

@@ -13,6 +13,7 @@ from rich.tree import Tree as Drawing
 from deploy.tabular import visible
 from processors.dataset import Datasets, quoted
 from schemas import messages as m
+from schemas.errors import Told
 from schemas.settings import Settings
 from schemas.topics import BY_MESSAGE
 
@@ -24,7 +25,7 @@ LINE = 100
 """Characters of a step that are shown."""
 
 
-class NotFound(LookupError):
+class NotFound(Told, LookupError):
     """No such row, or several; the text says how to find one."""
 
 

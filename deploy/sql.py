@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from deploy.tabular import render
 from processors.dataset import Datasets, NoDatasets
+from schemas.errors import Told
 from schemas.settings import Settings
 from schemas.tables import TABLES
 
@@ -27,7 +28,7 @@ A query ends with Enter. The tables are pinned anew for each query.
   .quit        leave (or Ctrl-D)"""
 
 
-class BadQuery(ValueError):
+class BadQuery(Told, ValueError):
     """The query cannot be answered; the text says why in a sentence."""
 
 

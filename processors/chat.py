@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from schemas.errors import Told
 from schemas.settings import PolicySection
 
 STEP_END = "\n\n"
@@ -30,7 +31,7 @@ _BOXED = re.compile(r"\\boxed\s*\{")
 _ANSWER = re.compile(r"(?im)^\W{0,4}(?:the )?(?:final )?answer(?: is)?\s*[:=]\s*\S")
 
 
-class BadPolicy(ValueError):
+class BadPolicy(Told, ValueError):
     """The policy cannot be used; the text says what to do."""
 
 

@@ -20,6 +20,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, WriterPropertie
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from processors.delta_log import transactions
+from schemas.errors import Told
 from schemas.messages import Message
 from schemas.tables import TABLES, from_row
 from schemas.topics import BY_MESSAGE, TOPICS
@@ -38,11 +39,11 @@ _CONFIGURATION: Mapping[str, str | None] = {
 }
 
 
-class NoDatasets(RuntimeError):
+class NoDatasets(Told, RuntimeError):
     """There are no tables in the data directory; the text says what to do."""
 
 
-class BadPlace(ValueError):
+class BadPlace(Told, ValueError):
     """The data directory's path cannot hold tables; the text says why."""
 
 

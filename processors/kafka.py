@@ -15,6 +15,7 @@ from kafka.errors import KafkaConfigurationError, KafkaError, TopicAlreadyExists
 
 from processors.status import alive
 from schemas.codec import encode
+from schemas.errors import Told
 from schemas.messages import Message
 from schemas.settings import Settings
 from schemas.topics import BY_MESSAGE, TOPICS, message_key
@@ -23,7 +24,7 @@ STALL_S = 30.0
 """A read that makes no progress for this long gives up with a clear error."""
 
 
-class BrokerMissing(RuntimeError):
+class BrokerMissing(Told, RuntimeError):
     """No broker answers; the text says where it was looked for and what to do."""
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from processors.chat import Chat, resolve
+from schemas.errors import Told
 from schemas.messages import Weights
 from schemas.settings import Settings
 
@@ -20,11 +21,11 @@ class EngineDied(RuntimeError):
     """The engine cannot go on; every request in it failed and the process should end."""
 
 
-class EngineNotStarted(RuntimeError):
+class EngineNotStarted(Told, RuntimeError):
     """The engine in this process could not be built (policy, engine.args, memory); the text says why."""
 
 
-class EngineUnreachable(RuntimeError):
+class EngineUnreachable(Told, RuntimeError):
     """No engine answers at engine.url; the text says what to do."""
 
 

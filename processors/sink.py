@@ -23,6 +23,7 @@ from processors.rows import Buffer, Place, Unwritable, message_batch, node_batch
 from processors.status import Status
 from schemas import messages as m
 from schemas.codec import BadMessage, content_sha, decode
+from schemas.errors import Told
 from schemas.settings import Settings
 from schemas.tables import TABLES
 from schemas.topics import BY_NAME, message_id
@@ -36,7 +37,7 @@ LETTER_SHARE = 0.7
 """A dead letter's bytes travel as base64 inside JSON: above this share of the size limit they stay where they are."""
 
 
-class TableBusy(RuntimeError):
+class TableBusy(Told, RuntimeError):
     """Another sink writes the table; the text says which."""
 
 

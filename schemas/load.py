@@ -14,12 +14,13 @@ from typing import Any
 
 import msgspec
 
+from schemas.errors import Told
 from schemas.settings import Settings
 
 PREFIX = "FACTORY_"
 
 
-class BadSettings(ValueError):
+class BadSettings(Told, ValueError):
     """A setting cannot be used; the text names it and says what to do."""
 
 

@@ -17,6 +17,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from schemas.errors import Told
 from trainers.tiny import architecture, card, documents, exam, probes, tokenizer
 from trainers.tiny.architecture import CONTEXT, SHORT, Recipe
 
@@ -30,7 +31,7 @@ IGNORED = -100
 """Label of a token that is read but not learned."""
 
 
-class BadBootstrap(ValueError):
+class BadBootstrap(Told, ValueError):
     """The bootstrap cannot start; the text says what to do."""
 
 

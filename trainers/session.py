@@ -16,6 +16,7 @@ from typing import IO, Any, Literal, Self
 
 from processors.dataset import Datasets
 from processors.status import Status
+from schemas.errors import Told
 from schemas.messages import TrainingStep, Weights
 from schemas.settings import RlSection, Settings, SftSection
 from trainers import checkpoint, weights
@@ -26,7 +27,7 @@ from trainers.outbox import Outbox, announced
 CONFIRM_S = 5.0
 
 
-class TrainerBusy(RuntimeError):
+class TrainerBusy(Told, RuntimeError):
     """Another process trains this run; the text says which."""
 
 

@@ -13,6 +13,7 @@ from processors import chat
 from processors.dataset import NoDatasets
 from processors.status import Status
 from processors.versions import Versions, ensure_base
+from schemas.errors import Told
 from schemas.messages import Filtered, TrainingStep, content_id
 from schemas.settings import Settings
 from trainers import model as policy
@@ -32,7 +33,7 @@ FROM ({sql}
 """The new rows of the user's own query."""
 
 
-class BadQuery(ValueError):
+class BadQuery(Told, ValueError):
     """settings.sft.sql does not give a training set; the text says what is missing."""
 
 

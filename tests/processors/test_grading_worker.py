@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from processors.grading_worker import Child, make_judge
 
-MISDEEDS = {"allocate": "rejected", "recurse": "rejected", "raise": "unparsable", "print": "wrong", "loop": "timeout", "abort": None}
+MISDEEDS = {"allocate": "rejected", "recurse": "rejected", "raise": "unparsable", "print": "wrong", "loop": "timeout", "die": None}
 
 
 def misbehave(gold: str, answer: str) -> str:
@@ -20,13 +21,12 @@ def misbehave(gold: str, answer: str) -> str:
     elif answer == "raise":
         raise ZeroDivisionError
     elif answer == "print":
-        print("noise")
         os.write(1, b'{"id": 1, "outcome": "correct"}\n')
     elif answer == "loop":
         while True:
             pass
-    elif answer == "abort":
-        os.abort()
+    elif answer == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
     return "wrong"
 
 
