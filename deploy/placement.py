@@ -18,6 +18,8 @@ def is_shared(settings: Settings) -> bool:
     """Whether search, sample and evaluate share one engine."""
     if settings.factory.workers != "auto":
         return settings.factory.workers == "shared"
+    if settings.engine.url:
+        return True  # one server holds one version at a time: its stages queue for it in one process
     return not has_gpu() and (os.cpu_count() or 1) < SHARED_BELOW_CORES
 
 

@@ -86,9 +86,10 @@ def read_problems(settings: Settings, files: Sequence[Path]) -> list[Problem]:
     """
     if settings.evaluate.problems < 1 or settings.evaluate.samples < 1:
         raise BadSettings("evaluate.problems and evaluate.samples must be at least 1")
+    files = list(dict.fromkeys(files))
     stems = [path.stem for path in files]
     found: list[Problem] = []
-    for path in dict.fromkeys(files):
+    for path in files:
         bad: list[Bad] = []
         label = path.stem if stems.count(path.stem) == 1 else str(path)
         try:
@@ -181,20 +182,20 @@ def _shown(engine: Engine, total: int, spinner: Any) -> Iterator[None]:  # noqa:
 
 def table(rows: Sequence[Evaluation], weights: Weights) -> Table:
     """The rows for people; the interval is the 95 % one of trainers.evaluator.interval."""
-    drawn = Table(title=Text(f"{weights.path} ({weights.sha256[:12]})"), box=None, title_justify="left")
+    title = Text(f"{weights.path} ({weights.sha256[:12]}), {rows[-1].seconds:.1f} s")
+    drawn = Table(title=title, box=None, title_justify="left", padding=(0, 1, 0, 0))
     drawn.add_column("source", overflow="fold")
-    for name in ("problems", "samples", "pass@1", "95 % interval", "tokens", "backtracks", "unparsable", "seconds"):
-        drawn.add_column(name, justify="right")
+    for name in ("problems", "samples", "pass@1", "95 %", "tokens", "backtracks", "unparsable"):
+        drawn.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         drawn.add_row(
             Text(row.source),
             f"{row.problems:,}",
             f"{row.samples}",
             f"{row.pass_at_1:.3f}",
-            f"{row.low:.3f} to {row.high:.3f}",
+            f"{row.low:.3f}-{row.high:.3f}",
             f"{row.tokens:.1f}",
             f"{row.backtracks:.2f}",
             f"{row.unparsable:.3f}",
-            f"{row.seconds:.1f}",
         )
     return drawn

@@ -105,7 +105,7 @@ def path(tree: Tree, node: int) -> list[int]:
 
 
 def in_order(tree: Tree, fails: list[int], end: int) -> list[int]:
-    """The terminals in the order of a depth-first search that takes children as `fails` first meets them, `end`'s last."""
+    """The terminals in a depth-first order that takes children as `fails` first meets them, and `end`'s last."""
     last = dict.fromkeys(path(tree, end), len(fails))
     met = {node: place for place in reversed(range(len(fails))) for node in path(tree, fails[place])}
     return sorted(fails, key=lambda fail: [last.get(node, met[node]) for node in path(tree, fail)])

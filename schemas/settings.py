@@ -3,9 +3,14 @@
 Values marked [ours] in docs/architecture.md are not the paper's. Defaults suit `make demo`: two cores, the tiny policy.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+"""At least one."""
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+"""Above zero."""
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -20,7 +25,7 @@ class FactorySection(Section, frozen=True, kw_only=True):
     seed: int = 0
     workers: Literal["auto", "shared", "separate"] = "auto"
     """Placement: 'shared' = search, sample, evaluate on one engine; 'auto' = shared below 8 cores without a GPU."""
-    restart_limit: int = 5
+    restart_limit: Count = 5
     """A process that dies this often without progress stops the factory."""
 
 
@@ -29,15 +34,15 @@ class BrokerSection(Section, frozen=True, kw_only=True):
 
     bootstrap: str = ""
     """HOST:PORT[,HOST:PORT...]; empty = the embedded broker of this data directory."""
-    memory_limit_mb: int = 2048
+    memory_limit_mb: Count = 2048
     """The embedded broker is drained and started anew above this."""
-    connect_timeout_s: float = 15.0
-    session_timeout_ms: int = 6000
-    rebalance_timeout_ms: int = 900_000
+    connect_timeout_s: Positive = 15.0
+    session_timeout_ms: Count = 6000
+    rebalance_timeout_ms: Count = 900_000
     """Must exceed the longest message in hand (a tree): a rebalance waits for it."""
-    message_max_bytes: int = 16_777_216
+    message_max_bytes: Count = 16_777_216
     """One limit for topics, producers and consumers."""
-    replication_factor: int = 1
+    replication_factor: Count = 1
     compression: Literal["none", "gzip", "zstd"] = "zstd"
     """Of produced batches; zstd needs the package `cramjam` in the processors (installed with the factory)."""
 
@@ -45,10 +50,10 @@ class BrokerSection(Section, frozen=True, kw_only=True):
 class TopicsSection(Section, frozen=True, kw_only=True):
     """Partition counts. Parallel work = partitions."""
 
-    problems_partitions: int = 16
-    prompts_partitions: int = 16
-    default_partitions: int = 4
-    single_partitions: int = 1
+    problems_partitions: Count = 16
+    prompts_partitions: Count = 16
+    default_partitions: Count = 4
+    single_partitions: Count = 1
 
 
 class PolicySection(Section, frozen=True, kw_only=True):
@@ -60,7 +65,7 @@ class PolicySection(Section, frozen=True, kw_only=True):
     """Key of the weights topic."""
     few_shot: str = "auto"
     """A JSON file of [{"question", "answer"}], 'auto' (a built-in set for untrained instruct models), or 'none'."""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
 
 
 class EngineSection(Section, frozen=True, kw_only=True):
@@ -68,8 +73,8 @@ class EngineSection(Section, frozen=True, kw_only=True):
 
     url: str = ""
     """http://HOST:PORT of a `vllm serve`; empty = in this process."""
-    threads: int = 1
-    max_num_seqs: int = 128
+    threads: Count = 1
+    max_num_seqs: Count = 128
     max_model_len: int = 0
     """Tokens; 0 = what the model's config says."""
     kv_cache_gb: float = 0.5
@@ -89,7 +94,7 @@ class Source(Section, frozen=True, kw_only=True):
     kind: Literal["reasoning_gym", "file", "hub"] = "reasoning_gym"
     name: str
     """A generator's name, a JSONL/Parquet path, or a hub dataset name."""
-    weight: float = 1.0
+    weight: Positive = 1.0
     """Share of the stream, relative to the other sources."""
     params: dict[str, Any] = {}
     """Generator parameters, or for files: question, answer, grader (field mapping), split."""
@@ -102,9 +107,9 @@ class ProblemsSection(Section, frozen=True, kw_only=True):
     """Empty = countdown and chain_sum in the form that the tiny policy learned."""
     limit: int = 0
     """Stop after this many problems; 0 = for ever (procedural) or to the end (files)."""
-    ahead: int = 64
+    ahead: Count = 64
     """Problems kept waiting for the searchers; the producer pauses beyond it."""
-    max_bytes: int = 1_048_576
+    max_bytes: Count = 1_048_576
     """A longer problem is dead-lettered."""
 
 
@@ -112,18 +117,18 @@ class SearchSection(Section, frozen=True, kw_only=True):
     """MCTS (docs/architecture.md names what is the paper's)."""
 
     policy: Literal["base", "sft", "latest"] = "base"
-    trees_in_flight: int = 16
-    k: int = 4
+    trees_in_flight: Count = 16
+    k: Count = 4
     """Actions sampled at an expansion."""
-    rollouts: int = 4
+    rollouts: Count = 4
     """M: full rollouts a new node."""
-    iterations: int = 8
-    depth: int = 12
+    iterations: Count = 8
+    depth: Count = 12
     c_puct: float = 1.0
-    step_tokens: int = 48
+    step_tokens: Count = 48
     """A step that has no blank line by then is a dead end (a model that writes long paragraphs needs more)."""
-    rollout_tokens: int = 128
-    temperature: float = 1.0
+    rollout_tokens: Count = 128
+    temperature: Positive = 1.0
     votes: int = 0
     """Self-evaluation votes on each correct terminal; 0 = off (a policy that cannot judge)."""
     widen: bool = True
@@ -134,7 +139,7 @@ class SearchSection(Section, frozen=True, kw_only=True):
     """Keep, for each new node, at most one correct and one wrong rollout as a path, where its answer is new."""
     stop_early: bool = True
     """Stop when the tree holds a correct terminal and linearize.max_wrong + 1 distinct wrong answers."""
-    timeout_s: float = 600.0
+    timeout_s: Positive = 600.0
     """A tree that takes longer is published as it stands."""
 
 
@@ -145,7 +150,7 @@ class LinearizeSection(Section, frozen=True, kw_only=True):
     """Traces a problem without a wrong turn."""
     search: int = 3
     """Traces a problem with 1..max_wrong wrong terminals first."""
-    max_wrong: int = 2
+    max_wrong: Count = 2
     positive_q: float = 0.8
     """An intermediate node of at least this Q may be followed by a positive reflection."""
     positive_share: float = 0.5
@@ -157,11 +162,11 @@ class LinearizeSection(Section, frozen=True, kw_only=True):
 class VerifySection(Section, frozen=True, kw_only=True):
     """Checks and rewards."""
 
-    workers: int = 1
+    workers: Count = 1
     """Killable grading processes."""
-    timeout_s: float = 2.0
-    memory_mb: int = 1024
-    max_answer_chars: int = 2000
+    timeout_s: Positive = 2.0
+    memory_mb: Count = 1024
+    max_answer_chars: Count = 2000
     max_trace_chars: int = 32_768
     """A longer trace is filtered (four characters a token and the paper's 8192 tokens)."""
 
@@ -169,8 +174,8 @@ class VerifySection(Section, frozen=True, kw_only=True):
 class SinkSection(Section, frozen=True, kw_only=True):
     """Tables."""
 
-    flush_s: float = 3.0
-    flush_bytes: int = 16_777_216
+    flush_s: Positive = 3.0
+    flush_bytes: Count = 16_777_216
 
 
 class PromptsSection(Section, frozen=True, kw_only=True):
@@ -178,7 +183,7 @@ class PromptsSection(Section, frozen=True, kw_only=True):
 
     sql: str = ""
     """A query that gives (id, pass_rate, why) of problems; empty = measured pass rate strictly between 0 and 1."""
-    ahead: int = 32
+    ahead: Count = 32
     """Groups kept waiting for the samplers."""
     start: Literal["handover", "weights"] = "handover"
     """When the first prompt is sent: once SFT has handed over, or as soon as any weights are announced."""
@@ -187,10 +192,10 @@ class PromptsSection(Section, frozen=True, kw_only=True):
 class SampleSection(Section, frozen=True, kw_only=True):
     """RL rollouts."""
 
-    group: int = 4
-    max_tokens: int = 192
-    temperature: float = 1.0
-    groups_in_flight: int = 16
+    group: Count = 4
+    max_tokens: Count = 192
+    temperature: Positive = 1.0
+    groups_in_flight: Count = 16
 
 
 class SftSection(Section, frozen=True, kw_only=True):
@@ -198,22 +203,22 @@ class SftSection(Section, frozen=True, kw_only=True):
 
     sql: str = "select * from examples"
     """The training set: a query over the datasets with columns id, problem, text; append-only in id."""
-    min_examples: int = 32
-    lr: float = 3e-4
+    min_examples: Count = 32
+    lr: Positive = 3e-4
     """[ours] for the tiny policy; the paper's 3e-6 suits 8B and more."""
     weight_decay: float = 0.01
-    batch_tokens: int = 4096
-    max_len: int = 512
-    epochs: float = 4.0
+    batch_tokens: Count = 4096
+    max_len: Count = 512
+    epochs: Positive = 4.0
     """How often a row may be seen at most while the table grows."""
-    publish_steps: int = 20
+    publish_steps: Count = 20
     publish_s: float = 0.0
     """Publish at least this often (seconds), 0 = by steps only."""
     hand_over_steps: int = 40
     """After this many steps SFT publishes its last version and RL takes over; 0 = never."""
     loss_on: Literal["all", "response"] = "all"
-    grad_clip: float = 1.0
-    threads: int = 1
+    grad_clip: Positive = 1.0
+    threads: Count = 1
     dtype: Literal["float32", "bfloat16"] = "float32"
     warmup: int = 4
     """Steps of linear warm-up."""
@@ -229,20 +234,20 @@ class RlSection(Section, frozen=True, kw_only=True):
     """Online RL."""
 
     objective: Literal["grpo"] = "grpo"
-    groups: int = 8
+    groups: Count = 8
     """Groups with a signal per step."""
-    lr: float = 5e-5
+    lr: Positive = 5e-5
     clip_low: float = 0.2
     clip_high: float = 0.28
-    tis_cap: float = 2.0
+    tis_cap: Positive = 2.0
     """C of the truncated importance weight min(pi_old / pi_behaviour, C)."""
     advantage_std: bool = True
     max_lag: int = 4
     """trainer version - behaviour version of every trained token."""
-    publish_steps: int = 2
-    batch_tokens: int = 4096
-    grad_clip: float = 1.0
-    threads: int = 1
+    publish_steps: Count = 2
+    batch_tokens: Count = 4096
+    grad_clip: Positive = 1.0
+    threads: Count = 1
     dtype: Literal["float32", "bfloat16"] = "float32"
     max_steps: int = 0
     weight_decay: float = 0.0
@@ -261,10 +266,10 @@ class EvaluateSection(Section, frozen=True, kw_only=True):
     problems: int = 64
     """Held-out problems a source (procedural), or the first lines of `file`."""
     file: str = ""
-    samples: int = 1
+    samples: Count = 1
     greedy: bool = False
-    max_tokens: int = 192
-    threads: int = 1
+    max_tokens: Count = 192
+    threads: Count = 1
 
 
 class Settings(Section, frozen=True, kw_only=True):

@@ -21,8 +21,8 @@ COUNTDOWN: Final[Mapping[str, Any]] = {
 }
 """Parameters of reasoning-gym's `countdown`: three whole numbers and a two-digit target."""
 
-CHAIN_SUM: Final[Mapping[str, Any]] = {"min_terms": 5, "max_terms": 7, "min_digits": 1, "max_digits": 1}
-"""Parameters of reasoning-gym's `chain_sum`: sums and differences of five to seven digits."""
+CHAIN_SUM: Final[Mapping[str, Any]] = {"min_terms": 7, "max_terms": 9, "min_digits": 1, "max_digits": 1}
+"""Parameters of reasoning-gym's `chain_sum`: sums and differences of seven to nine digits."""
 
 FAMILIES: Final[Mapping[str, Mapping[str, Any]]] = {"countdown": COUNTDOWN, "chain_sum": CHAIN_SUM}
 """Generator name -> parameters: what an empty `problems.sources` stands for."""

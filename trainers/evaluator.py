@@ -198,9 +198,9 @@ async def run(
     turn = 0
     while True:
         pending = [row for row in versions.all() if (row.version, row.sha256) not in done]
-        if not pending and once:
-            return
         if not pending or not problems:
+            if once:
+                return
             await asyncio.sleep(PAUSE_S)
             continue
         weights = pick(pending, turn)

@@ -53,7 +53,9 @@ def test_grades(answer, outcome):
     assert grade(TASK, answer) == outcome
 
 
-@pytest.mark.parametrize("metadata", ["", "{}", "[]", '{"numbers": "345", "target": 35}', '{"numbers": [3], "target": 1.5}', "\ud800"])
+@pytest.mark.parametrize(
+    "metadata", ["", "{}", "[]", '{"numbers": "345", "target": 35}', '{"numbers": [3], "target": 1.5}', "\ud800"]
+)
 def test_a_problem_that_is_none_is_rejected(metadata):
     assert grade(metadata, "3") == "rejected"
 

@@ -1,4 +1,4 @@
-"""The grading ladder: outcomes by grader, hostile answers, and lists that never shift. No mocks: math-verify is real."""
+"""The grading ladder: outcomes by grader, hostile answers, and lists that never shift, on the real math-verify."""
 
 import asyncio
 import json
@@ -15,12 +15,40 @@ from processors.grading import Grader, grade_fast, guard, reward
 from schemas.settings import Settings, VerifySection
 
 HOSTILE = [
-    "9^9^9^9", "9^{9^{9^{9}}}", "99999999!", "((9!)!)!", r"\binom{1000000000}{100000000}", r"\sum_{n=1}^{99999999} n^{-2}",
-    "9**9**9**9", "((((" * 500, "{" * 1900, r"\frac{1}{" * 200 + "1" + "}" * 200, r"\sqrt{" * 150 + "2" + "}" * 150,
-    "1e999999999", "9" * 1999, "x" * 100_000, "\x00\x01", "\ud800", "\u202e5", "}{", "\\", "\\\\" * 900, "$" * 1000,
-    "__import__('os').system('touch /tmp/hostile')", "lambda: 1", "().__class__", "import os", r"\input{/etc/passwd}",
-    r"\int_0^\infty \frac{\sin(x^7)}{\cosh(x^5)+1} dx", "(x+1)^{3000}", "nan", "oo", r"\infty", "1/0", "x=" * 300,
-]  # fmt: skip
+    "9^9^9^9",
+    "9^{9^{9^{9}}}",
+    "99999999!",
+    "((9!)!)!",
+    r"\binom{1000000000}{100000000}",
+    r"\sum_{n=1}^{99999999} n^{-2}",
+    "9**9**9**9",
+    "((((" * 500,
+    "{" * 1900,
+    r"\frac{1}{" * 200 + "1" + "}" * 200,
+    r"\sqrt{" * 150 + "2" + "}" * 150,
+    "1e999999999",
+    "9" * 1999,
+    "x" * 100_000,
+    "\x00\x01",
+    "\ud800",
+    "\u202e5",
+    "}{",
+    "\\",
+    "\\\\" * 900,
+    "$" * 1000,
+    "__import__('os').system('touch /tmp/hostile')",
+    "lambda: 1",
+    "().__class__",
+    "import os",
+    r"\input{/etc/passwd}",
+    r"\int_0^\infty \frac{\sin(x^7)}{\cosh(x^5)+1} dx",
+    "(x+1)^{3000}",
+    "nan",
+    "oo",
+    r"\infty",
+    "1/0",
+    "x=" * 300,
+]
 """Answers meant to run, hang, crash or confuse a grader."""
 OUTCOMES = {"correct", "wrong", "unparsable", "timeout", "rejected"}
 
@@ -35,14 +63,25 @@ def grader():
 @pytest.mark.parametrize(
     ("kind", "gold", "answer", "outcome"),
     [
-        ("numeric", "18", "18", "correct"), ("numeric", "18", "$18.00", "correct"), ("numeric", "18", "18 dollars", "correct"),
-        ("numeric", "1234", "1,234", "correct"), ("numeric", "18", "19", "wrong"), ("numeric", "18", "eighteen", "unparsable"),
-        ("numeric", "18", "9 + 9", "unparsable"), ("numeric", "0.1", "1/10", "correct"), ("numeric", "1/3", "0.333333", "wrong"),
-        ("numeric", "five", "5", "wrong"), ("text", "Evelyn", " evelyn. ", "correct"), ("text", "Evelyn", "Eve", "wrong"),
-        ("text", ".", "!", "wrong"), ("math", r"\frac{1}{2}", "0.5", "correct"), ("math", "(3,4)", r"\left(3, 4\right)", "correct"),
-        ("math", "12", "13", "wrong"), ("math", "12", "9^9^9^9", "rejected"),
+        ("numeric", "18", "18", "correct"),
+        ("numeric", "18", "$18.00", "correct"),
+        ("numeric", "18", "18 dollars", "correct"),
+        ("numeric", "1234", "1,234", "correct"),
+        ("numeric", "18", "19", "wrong"),
+        ("numeric", "18", "eighteen", "unparsable"),
+        ("numeric", "18", "9 + 9", "unparsable"),
+        ("numeric", "0.1", "1/10", "correct"),
+        ("numeric", "1/3", "0.333333", "wrong"),
+        ("numeric", "five", "5", "wrong"),
+        ("text", "Evelyn", " evelyn. ", "correct"),
+        ("text", "Evelyn", "Eve", "wrong"),
+        ("text", ".", "!", "wrong"),
+        ("math", r"\frac{1}{2}", "0.5", "correct"),
+        ("math", "(3,4)", r"\left(3, 4\right)", "correct"),
+        ("math", "12", "13", "wrong"),
+        ("math", "12", "9^9^9^9", "rejected"),
     ],
-)  # fmt: skip
+)
 def test_what_needs_no_computer_algebra(kind, gold, answer, outcome):
     assert grade_fast(problem(gold, kind), f"Some steps.\n\nAnswer: {answer}") == outcome
 
@@ -88,7 +127,10 @@ async def test_a_hostile_batch_gets_one_outcome_each_in_order(grader):
     """Honest answers between the hostile ones show that nothing shifts and that nobody is left damaged."""
     pairs = []
     for number, answer in enumerate(HOSTILE):
-        pairs += [(problem("7", "math"), f"Answer: {answer}"), (problem(f"{number}x", "math"), f"Answer: x+x*{number - 1}")]
+        pairs += [
+            (problem("7", "math"), f"Answer: {answer}"),
+            (problem(f"{number}x", "math"), f"Answer: x+x*{number - 1}"),
+        ]
     verdicts = await asyncio.wait_for(grader.grade_many(pairs), 120)
     assert len(verdicts) == len(pairs)
     assert all(verdict.outcome in OUTCOMES - {"correct"} for verdict in verdicts[::2])
@@ -116,24 +158,39 @@ def test_any_mix_of_failures_keeps_order_and_length(grader, kinds):
 
 
 def test_guards_refuse_what_explodes_and_let_answers_through():
-    for answer in ("2^{100}", "(x^2)^3", r"\frac{x^{10}}{y^{20}}", r"\binom{10}{3}", "5!", "x^{2.5}", "12345678901234567890", "10^{12}"):
+    for answer in (
+        "2^{100}",
+        "(x^2)^3",
+        r"\frac{x^{10}}{y^{20}}",
+        r"\binom{10}{3}",
+        "5!",
+        "x^{2.5}",
+        "12345678901234567890",
+        "10^{12}",
+    ):
         assert guard(answer), answer
     for answer in HOSTILE[:8]:
         assert not guard(answer), answer
 
 
-def test_rewards():
-    assert [reward(outcome) for outcome in ("correct", "wrong", "unparsable", "timeout", "rejected")] == [1, -1, -1, -1, -1]
+def test_only_correct_is_rewarded():
+    assert {outcome for outcome in OUTCOMES if reward(outcome) == 1} == {"correct"}
+    assert {reward(outcome) for outcome in OUTCOMES - {"correct"}} == {-1}
+
+
+ARITHMETIC = """
+import asyncio, json, sys
+from processors.grading import Grader
+from schemas.messages import Problem
+from schemas.settings import Settings
+grader = Grader(Settings())
+asked = Problem(id="1", question="q", answer="7", grader="numeric", source="s")
+verdicts = asyncio.run(grader.grade_many([(asked, "Answer: 7")] * 3))
+heavy = [name for name in ("math_verify", "sympy", "torch", "vllm") if name in sys.modules]
+print(json.dumps([len(verdicts), grader.pool.pids(), heavy]))
+"""
 
 
 def test_arithmetic_never_loads_computer_algebra_or_torch():
-    code = (
-        "import sys, json, asyncio\n"
-        "from processors.grading import Grader\nfrom schemas.settings import Settings\nfrom schemas.messages import Problem\n"
-        "g = Grader(Settings())\n"
-        "p = Problem(id='1', question='q', answer='7', grader='numeric', source='s')\n"
-        "v = asyncio.run(g.grade_many([(p, 'Answer: 7')] * 3))\n"
-        "print(json.dumps([len(v), g.pool.pids(), [m for m in ('math_verify', 'sympy', 'torch', 'vllm') if m in sys.modules]]))\n"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    out = subprocess.run([sys.executable, "-c", ARITHMETIC], capture_output=True, text=True, check=True)
     assert json.loads(out.stdout) == [3, [], []]

@@ -10,7 +10,14 @@ import pytest
 
 from processors.grading_worker import Child, make_judge
 
-MISDEEDS = {"allocate": "rejected", "recurse": "rejected", "raise": "unparsable", "print": "wrong", "loop": "timeout", "die": None}
+MISDEEDS = {
+    "allocate": "rejected",
+    "recurse": "rejected",
+    "raise": "unparsable",
+    "print": "wrong",
+    "loop": "timeout",
+    "die": None,
+}
 
 
 def misbehave(gold: str, answer: str) -> str:
@@ -73,7 +80,11 @@ def test_a_question_longer_than_a_pipe_is_answered(memory_mb):
 def test_the_judge_reads_latex_and_runs_nothing(tmp_path):
     judge = make_judge()
     target = tmp_path / "created"
-    for text in (f"__import__('pathlib').Path('{target}').touch()", f"open('{target}', 'w')", f"\\text{{open('{target}','w')}}"):
+    for text in (
+        f"__import__('pathlib').Path('{target}').touch()",
+        f"open('{target}', 'w')",
+        f"\\text{{open('{target}','w')}}",
+    ):
         assert judge("5", text) in {"wrong", "unparsable"}
         assert judge(text, "5") in {"wrong", "unparsable"}
     assert not target.exists()

@@ -3,6 +3,7 @@
 import msgspec
 
 from schemas.tiny_problems import FAMILIES, HELD_OUT_SHARE
+from trainers.tiny import documents
 from trainers.tiny.architecture import CONTEXT, SHORT, Recipe
 from trainers.tiny.exam import ROOM, SEED, Grade
 
@@ -22,13 +23,16 @@ cores.
 Documents are made on the fly by seeded code, read once, packed into rows of {short} and {context} tokens:
 
 - worked solutions of reasoning-gym's `countdown` and `chain_sum` (one in {share} problems, by a hash of its content, is
-  held out). Half of the countdown solutions look ahead; the others try a first step at random and compute honestly what
-  comes of it, so wrong answers here are guesses, not slips, and it was SHOWN such dead ends. In `chain_sum` a step
-  takes one to four terms; the more it takes, the likelier it slips.
+  held out). {planned:.0%} of the countdown solutions look ahead; the others try a first step at random and compute
+  honestly what comes of it. So most wrong answers are guesses, not slips, and it was SHOWN such dead ends. In
+  `chain_sum` a step takes one to six terms; the more it takes, the likelier it slips.
 - practice, headed "Practice.", which never follows a plain question: several attempts at one problem, each judged
   ("Right.", "Wrong."), taken up again from the question ("Retry.") or from a named line ("Back to where we ..."), with
   up to ten idle lines between. It prepares for reflection; the words of reflection it has never seen.
-- echoes: a line of numbers, and the same line again.
+- drills under the same heading: sums; single steps, each judged; a line of numbers and the same line again; a line
+  out of several, named by the state it starts from.
+
+Shares of the documents: {shares}.
 
 ## How
 
@@ -63,7 +67,7 @@ lines between an attempt and the question about it.
 
 - copying: a fresh start names the question's numbers again; recalling: a line named by the state it starts from is told
   to its end; verdict: "Right." or "Wrong." (half each); arithmetic: one operation on two numbers; any step: a line's
-  result, up to four terms.
+  result, up to six terms.
 - The gate for learning reflection is 99 % for copying, verdicts and arithmetic. {gate}
 """
 GATE = 0.99
@@ -96,6 +100,8 @@ def text(report: Report) -> str:
     return _CARD.format(
         millions=report.parameters / 1e6,
         context=CONTEXT,
+        planned=documents.PLANNED,
+        shares=", ".join(f"{name} {share:.0%}" for name, share in documents.SHARES.items()),
         size=report.size,
         short=SHORT,
         share=HELD_OUT_SHARE,

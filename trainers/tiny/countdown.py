@@ -26,7 +26,7 @@ Final answer format instructions:
 3. Use '*' for multiplication.
 4. Use '/' for division.
 5. Do not include any other text or formatting."""
-LARGEST = 199
+LARGEST = 120
 """Steps never go beyond: the tokenizer has one token for each number up to here."""
 CAREFUL = 0.9
 """How often a last step that reaches the target is seen where there is one."""

@@ -18,12 +18,13 @@ HEADER = "Practice."
 RETRY = "Retry."
 BACK = "Back to where we"
 CHECK = {True: "Right.", False: "Wrong."}
-PLANNED = 0.5
+PLANNED = 0.7
 """Share of countdown solutions that look ahead."""
-PRACTICE = 0.2
-"""Share of practice at problems among documents."""
-ECHOES = 0.15
-"""Share of echoes: a line and, further down, the same line. They are how a small model learns to copy at all."""
+SHARES = {"solution": 0.46, "practice": 0.16, "sums": 0.12, "judge": 0.12, "echo": 0.06, "recall": 0.08}
+"""How often each kind of document comes."""
+ASKED = 0.1
+"""How often a question is learned, not only read: numbers drawn at random teach nothing, but later training may read
+them as text, and should find nothing strange in them."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,59 @@ class Span:
 def stream(seed: int) -> Iterator[list[Span]]:
     """Documents without end; the same seed gives the same ones."""
     rng = Random(seed)
+    kinds, shares = list(KINDS.values()), list(SHARES.values())
     while True:
-        lesson = (countdown.lesson if rng.random() < 0.5 else chain.lesson)(rng)
-        kind = rng.random()
-        if kind < ECHOES:
-            yield echo(rng)
-        elif kind < ECHOES + PRACTICE:
-            yield practice(lesson, rng)
+        yield rng.choices(kinds, shares)[0](rng)
+
+
+def lesson_of(rng: Random) -> Lesson:
+    """A problem of either family."""
+    return (countdown.lesson if rng.random() < 0.5 else chain.lesson)(rng)
+
+
+def sums(rng: Random) -> list[Span]:
+    """Equations alone, as solutions hold them; only the results are learned."""
+    spans = [Span(f"{HEADER}\n\n", learn=False)]
+    while len(spans) < 12:
+        for line in attempt(lesson_of(rng).start, rng, plan=rng.random() < PLANNED)[:-1]:
+            left, sign, right = line.text.partition(": ")[2].partition(" = ")
+            spans += [Span(f"Note: {left}", learn=False), Span(f"{sign}{right}\n\n")]
+    return spans
+
+
+def judge(rng: Random) -> list[Span]:
+    """Single steps, each judged: a countdown's last, which reaches the target or not, and a chain's, true or false."""
+    spans = [Span(f"{HEADER}\n\n", learn=False)]
+    for _ in range(rng.randint(3, 6)):
+        lesson = lesson_of(rng)
+        right, slip = rng.random() < 0.5, False
+        state = lesson.start
+        if isinstance(state, countdown.Countdown):
+            state = state.next_line(rng, plan=True).after
+            assert isinstance(state, countdown.Countdown)
+            if not right:  # another target, which is seldom reached
+                state = countdown.Countdown(state.items, rng.randint(10, 99))
         else:
-            yield solution(lesson, rng)
+            slip = not right
+        line = state.next_line(rng, plan=True, slip=slip)
+        end = line.after
+        right = line.honest and (not isinstance(end, countdown.Countdown) or end.items[0].value == end.target)
+        head, colon, equation = line.text.partition(": ")
+        left, sign, result = equation.partition(" = ")
+        spans += [Span(head + colon, learn=False), Span(left, right), Span(f"{sign}{result}\n\n", line.honest)]
+        spans += [*idle(rng), Span(f"{CHECK[right]}\n\n")]
+    return spans
+
+
+def recall(rng: Random) -> list[Span]:
+    """Lines of several solutions, and one of them again, named by the state it starts from."""
+    lines = [attempt(lesson_of(rng).start, rng, plan=True)[0].text for _ in range(rng.randint(1, 5))]
+    spans = [Span(f"{HEADER}\n\n", learn=False)]
+    for line in lines:
+        left, sign, right = line.partition(" = ")
+        spans += [Span(left, learn=False), Span(f"{sign}{right}\n\n")]
+    again = rng.choice(lines)
+    return [*spans, *idle(rng), Span(f"{BACK} {again[0].lower()}{again[1:]}")]
 
 
 def echo(rng: Random) -> list[Span]:
@@ -59,15 +104,17 @@ def echo(rng: Random) -> list[Span]:
     return [Span(f"{HEADER}\n\n{line}\n\n", learn=False), *idle(rng), Span(f"{RETRY}\n\n{line}")]
 
 
-def solution(lesson: Lesson, rng: Random) -> list[Span]:
+def solution(rng: Random) -> list[Span]:
     """A question and one attempt."""
+    lesson = lesson_of(rng)
     lines = attempt(lesson.start, rng, plan=rng.random() < PLANNED)
-    return [Span(lesson.question + "\n\n"), Span("\n\n".join(line.text for line in lines))]
+    return [Span(lesson.question + "\n\n", rng.random() < ASKED), Span("\n\n".join(line.text for line in lines))]
 
 
-def practice(lesson: Lesson, rng: Random) -> list[Span]:
+def practice(rng: Random) -> list[Span]:
     """Attempts at one question until one is right (at most four), each checked, with idle lines between."""
-    spans = [Span(f"{HEADER}\n\n{lesson.question}\n\n")]
+    lesson = lesson_of(rng)
+    spans = [Span(f"{HEADER}\n\n{lesson.question}\n\n", learn=False)]
     position: State = lesson.start
     for turn in range(4):
         slip = rng.random() < (0.5 if lesson.family == "chain_sum" else 0.15) and turn < 3
@@ -115,4 +162,9 @@ def idle(rng: Random, count: int | None = None) -> list[Span]:
     """Lines that mean nothing; by default mostly none, else one to ten."""
     if count is None:
         count = 0 if rng.random() < 0.7 else rng.randint(1, 10)
-    return [Span(f"Note {rng.randint(-20, 199)}, {rng.randint(0, 99)}\n\n", learn=False) for _ in range(count)]
+    low, high = -20, countdown.LARGEST
+    return [Span(f"Note {rng.randint(low, high)}, {rng.randint(0, 99)}\n\n", learn=False) for _ in range(count)]
+
+
+KINDS = {"solution": solution, "practice": practice, "sums": sums, "judge": judge, "echo": echo, "recall": recall}
+"""The makers of documents by the names that SHARES uses, in its order."""

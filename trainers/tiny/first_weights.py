@@ -91,13 +91,26 @@ def _copying(model: "PreTrainedModel", noise: "torch.Generator") -> None:
         _look_back(first, head, offset, size)
     first.v_proj.weight[:size] = said
     first.o_proj.weight[:, :size] = before.T
-    slow = size // 4  # the slower half of the rotations: what they compare survives distance
-    keep = torch.cat([torch.arange(slow, size // 2), torch.arange(size // 2 + slow, size)])
-    for layer in MATCHERS[: len(model.model.layers) - 1]:
+    earlier = torch.zeros_like(said)  # where the token before that will stand, as far as there is room
+    room = min(size, max(0, hidden - 1 - 2 * size))
+    earlier[:room] = basis[2 * size : 2 * size + room]
+    if model.config.num_attention_heads > 1:
+        first.v_proj.weight[size : 2 * size] = said
+        first.o_proj.weight[:, size : 2 * size] = earlier.T
+    # The slower half of the rotations: what they compare survives distance. In the second matcher a half of that half
+    # compares the tokens one further back: it finds where the last TWO tokens stood before.
+    pairs = torch.arange(size // 4, size // 2)
+    one, two = (torch.cat([half, half + size // 2]) for half in (pairs[::2], pairs[1::2]))
+    both = torch.cat([one, two])
+    for layer, strength in zip(MATCHERS[: len(model.model.layers) - 1], (MATCH, 1.2 * MATCH), strict=False):
         attention = model.model.layers[layer].self_attn
-        for projection, read in ((attention.q_proj, said), (attention.k_proj, before)):
-            projection.weight[:size] = 0.0
-            projection.weight[keep] = MATCH * read[keep]
+        attention.q_proj.weight[:size] = 0.0
+        attention.k_proj.weight[:size] = 0.0
+        attention.q_proj.weight[both] = strength * said[both]
+        attention.k_proj.weight[both] = strength * before[both]
+        if layer > 1:
+            attention.q_proj.weight[two] = strength * before[two]
+            attention.k_proj.weight[two] = strength * earlier[two]
         attention.v_proj.weight[:size] = said
         attention.o_proj.weight[:, :size] = said.T
 

@@ -1,0 +1,265 @@
+"""A `vllm serve` as the engine: token ids in, token ids out, over its OpenAI-compatible completions endpoint.
+
+The server must be this worker's own where weights change: versions are switched through the development endpoints
+(`VLLM_SERVER_DEV_MODE=1`), which act on the whole server. Without them it serves the base policy and nothing else.
+Start it with `--logprobs-mode processed_logprobs`, or the importance ratios of RL are biased.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import httpx
+import msgspec
+
+from processors.chat import Chat
+from processors.engine_queue import Turns
+from processors.policy import (
+    Catalog,
+    Completion,
+    EngineDied,
+    EngineStats,
+    EngineUnreachable,
+    Finish,
+    ProbeFailed,
+    Reporter,
+    Request,
+    UnknownWeights,
+)
+from processors.probe import check, probe_ids
+from schemas.messages import Weights
+from schemas.settings import Settings
+
+HEALTH_S = 15.0
+REQUEST_S = 600.0
+TICK_S = 0.1
+"""How often a turn's patience is looked at; arrivals and departures wake the pump at once."""
+DEV_HINT = "start the server with VLLM_SERVER_DEV_MODE=1, or set search.policy = 'base' and run no trainers"
+
+
+class Card(msgspec.Struct, frozen=True):
+    """What the server says of its model."""
+
+    id: str
+    max_model_len: int
+
+
+class Waiting(msgspec.Struct):
+    """A caller's place in the queue."""
+
+    admitted: "asyncio.Future[None]"
+
+
+class RemoteEngine:
+    """See processors.policy.Engine; the constructor finds the server or says why not.
+
+    Args:
+        settings: engine.url, engine.max_num_seqs, engine.switch_after_s, engine.probe_tolerance.
+        versions: where a sha's directory, version and probe are found.
+        status: told tokens and the loaded version.
+        chat: the policy's tokenizer.
+
+    Raises:
+        EngineUnreachable: nothing answers at engine.url within 15 s.
+    """
+
+    def __init__(self, settings: Settings, versions: Catalog, status: Reporter, chat: Chat) -> None:
+        self.chat = chat
+        self._settings, self._versions, self._status = settings, versions, status
+        self._url = settings.engine.url.rstrip("/")
+        self._turns: Turns[Waiting] = Turns(settings.engine.switch_after_s)
+        self._client: httpx.AsyncClient | None = None
+        self._pump: asyncio.Task[None] | None = None
+        self._loaded: Weights | None = None
+        self._refused: dict[str, Exception] = {}
+        self._dead: EngineDied | None = None
+        self._running = self._tokens = self._switches = self._prompt_tokens = self._cached = 0
+        self._card, self._dev = _meet(self._url)
+
+    async def generate(self, request: Request) -> Completion:
+        """Sample one response; see processors.policy.Engine."""
+        weights = self._known(request.weights)
+        room = self._card.max_model_len - len(request.prompt_ids)
+        if room < 1 or request.max_tokens < 1:
+            return _completion([], [], "", "length", weights)
+        answer = await self._turn(
+            request.weights,
+            {
+                "prompt": request.prompt_ids,
+                "max_tokens": min(request.max_tokens, room),
+                "temperature": request.temperature,
+                "stop": request.stop or None,
+                "include_stop_str_in_output": bool(request.stop),
+                "seed": request.seed,
+                "logprobs": 0,
+            },
+        )
+        choice = answer["choices"][0]
+        tokens = list(choice["token_ids"])
+        self._tokens += len(tokens)
+        self._status.add(tokens=len(tokens))
+        finish: Finish = choice["finish_reason"] if choice["finish_reason"] in {"stop", "length"} else "abort"
+        return _completion(tokens, list(choice["logprobs"]["token_logprobs"]), choice["text"], finish, weights)
+
+    async def generate_many(self, requests: Sequence[Request]) -> list[Completion]:
+        """Sample responses together; see processors.policy.Engine."""
+        return list(await asyncio.gather(*(self.generate(request) for request in requests)))
+
+    async def score(self, token_ids: Sequence[int], sha: str) -> list[float]:
+        """Log-probs (nats) of token_ids[1:]."""
+        self._known(sha)
+        return _scores(token_ids, await self._turn(sha, _scoring(token_ids))) if len(token_ids) > 1 else []
+
+    def stats(self) -> EngineStats:
+        """A moment of this engine, as this worker sees it."""
+        loaded = self._loaded
+        return EngineStats(
+            tokens=self._tokens,
+            running=self._running,
+            waiting=len(self._turns),
+            version=loaded.version if loaded else -1,
+            sha=loaded.sha256 if loaded else "",
+            cache_hit_rate=self._cached / max(self._prompt_tokens, 1),
+            switches=self._switches,
+        )
+
+    def close(self) -> None:
+        """Leave the server running; what waits fails with EngineDied."""
+        self._dead = EngineDied("the engine was closed")
+
+    def _known(self, sha: str) -> Weights:
+        if self._dead is not None:
+            raise self._dead
+        if sha in self._refused:
+            raise self._refused[sha]
+        if (weights := self._versions.by_sha(sha)) is None:
+            raise UnknownWeights(f"weights {sha[:12] or '(none)'} were never announced on the weights topic")
+        return weights
+
+    async def _turn(self, sha: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The server's answer, once these weights have their turn."""
+        if self._client is None:
+            limits = httpx.Limits(max_connections=self._settings.engine.max_num_seqs + 8)
+            self._client = httpx.AsyncClient(base_url=self._url, timeout=REQUEST_S, limits=limits)
+            self._wake = asyncio.Event()
+            self._pump = asyncio.create_task(self._serve_turns())
+        place = Waiting(asyncio.get_running_loop().create_future())
+        self._turns.add(sha, place, time.monotonic())
+        self._wake.set()
+        await place.admitted
+        try:
+            return await self._post(body, sha)
+        finally:
+            self._running -= 1
+            self._wake.set()
+
+    async def _serve_turns(self) -> None:
+        """Admit callers turn by turn; the weights change only while nothing runs."""
+        while self._dead is None:
+            now = time.monotonic()
+            if (sha := self._turns.turn(now, self._running)) is not None:
+                await self._switch(sha)
+            for place in self._turns.admit(now, self._settings.engine.max_num_seqs - self._running):
+                if not place.admitted.done():
+                    self._running += 1
+                    place.admitted.set_result(None)
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), TICK_S)
+        for place in self._turns.remove(lambda _: True):
+            _fail(place, self._dead)
+
+    async def _switch(self, sha: str) -> None:
+        """Load and probe; a version that fails is refused from then on and the old one is put back."""
+        old = self._loaded
+        if old is not None and old.sha256 == sha:
+            return
+        try:
+            weights = self._known(sha)
+            await self._load(weights)
+        except (ProbeFailed, UnknownWeights) as error:
+            self._refused[sha] = error
+            self._status.add(errors=1)
+            if old is not None:
+                await self._load(old)
+            for place in self._turns.refuse(sha, old.sha256 if old else ""):
+                _fail(place, error)
+            return
+        self._loaded = weights
+        self._switches += 1
+        self._status.set(version=weights.version)
+
+    async def _load(self, weights: Weights) -> None:
+        assert self._client is not None
+        if self._dev:
+            body = {"method": "reload_weights", "kwargs": {"weights_path": weights.path}}
+            answer = await self._client.post("/collective_rpc", json=body)
+            if answer.status_code != HTTPStatus.OK:
+                raise ProbeFailed(f"{weights.path}: the server cannot load it: {answer.text[:300]}")
+        elif weights.version != 0:
+            raise UnknownWeights(f"{self._url} serves the base policy only, not v{weights.version}: {DEV_HINT}")
+        if ids := probe_ids(weights, self._card.max_model_len):
+            scores = _scores(ids, await self._post(_scoring(ids), weights.sha256))
+            self._status.set(probe=check(weights, scores, self._settings.engine.probe_tolerance))
+
+    async def _post(self, body: dict[str, Any], sha: str) -> dict[str, Any]:
+        """One call. Every error that is not this request's own ends the worker, so that nothing in hand is lost."""
+        assert self._client is not None
+        # The salt keeps one version's cached keys and values from ever answering for another's.
+        full = {"model": self._card.id, "return_token_ids": True, "cache_salt": sha, **body}
+        try:
+            answer = await self._client.post("/v1/completions", json=full)
+        except httpx.HTTPError as error:
+            self._dead = EngineDied(f"the engine at {self._url} went away: {type(error).__name__}: {error}")
+            raise self._dead from error
+        if answer.status_code == HTTPStatus.BAD_REQUEST:
+            raise ValueError(f"the engine refused a request: {answer.text[:300]}")
+        if answer.status_code != HTTPStatus.OK:
+            self._dead = EngineDied(f"the engine at {self._url} answered {answer.status_code}: {answer.text[:300]}")
+            raise self._dead
+        content: dict[str, Any] = answer.json()
+        usage = content.get("usage") or {}
+        self._prompt_tokens += int(usage.get("prompt_tokens") or 0)
+        self._cached += int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+        return content
+
+
+def _meet(url: str) -> tuple[Card, bool]:
+    """The server's model, and whether its development endpoints are open; waits for a server that is starting."""
+    deadline = time.monotonic() + HEALTH_S
+    while True:
+        try:
+            answer = httpx.get(f"{url}/v1/models", timeout=5).raise_for_status()
+            card = answer.json()["data"][0]
+            dev = httpx.get(f"{url}/server_info", timeout=5).status_code == HTTPStatus.OK
+            return Card(id=str(card["id"]), max_model_len=int(card["max_model_len"])), dev
+        except (httpx.HTTPError, LookupError, ValueError) as error:
+            if time.monotonic() > deadline:
+                raise EngineUnreachable(
+                    f"no `vllm serve` answers at engine.url = {url} ({type(error).__name__}): start it, or unset "
+                    "engine.url for an engine in this process"
+                ) from error
+            time.sleep(0.5)
+
+
+def _fail(place: Waiting, error: Exception) -> None:
+    if not place.admitted.done():
+        place.admitted.set_exception(error)
+
+
+def _scoring(token_ids: Sequence[int]) -> dict[str, Any]:
+    return {"prompt": list(token_ids), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
+
+
+def _scores(token_ids: Sequence[int], answer: dict[str, Any]) -> list[float]:
+    entries = answer["choices"][0]["prompt_logprobs"]
+    return [float(entry[str(token)]["logprob"]) for token, entry in zip(token_ids[1:], entries[1:], strict=True)]
+
+
+def _completion(tokens: list[int], logprobs: list[float], text: str, finish: Finish, weights: Weights) -> Completion:
+    return Completion(
+        token_ids=tokens, logprobs=logprobs, text=text, finish=finish, version=weights.version, sha=weights.sha256
+    )

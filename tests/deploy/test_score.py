@@ -1,0 +1,115 @@
+"""`factory evaluate --problems FILE`: what it reads, what it refuses in a sentence, and a real run of the tiny policy."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deploy.score import One, read_problems, score
+from processors.chat import BadPolicy, resolve
+from processors.versions import weights_sha
+from schemas.load import BadSettings
+from schemas.messages import Weights
+
+
+def write(path: Path, *rows: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def sums(count: int, start: int = 1) -> list[dict[str, str]]:
+    return [{"question": f"What is {n} + {n}?", "answer": f"#### {2 * n}"} for n in range(start, start + count)]
+
+
+def test_the_first_problems_of_each_file_are_asked_and_none_twice(tmp_path, make_settings):
+    rows = sums(5)
+    one, two = write(tmp_path / "one.jsonl", rows[0], *rows), write(tmp_path / "two.jsonl", *sums(2, 50))
+    found = read_problems(make_settings("evaluate.problems=3"), [one, two, one])
+    assert [(p.source, p.answer) for p in found] == [
+        ("one", "2"), ("one", "4"), ("one", "6"), ("two", "100"), ("two", "102"),
+    ]  # fmt: skip
+    assert len(read_problems(make_settings(), [write(tmp_path / "many.jsonl", *sums(100))])) == 64
+
+
+def test_two_files_of_one_name_are_two_sources(tmp_path, make_settings):
+    files = [write(tmp_path / name / "test.jsonl", *sums(1)) for name in "ab"]
+    found = read_problems(make_settings(), files)
+    assert [problem.source for problem in found] == [str(path) for path in files]
+    assert len({problem.id for problem in found}) == 2
+
+
+def test_lines_that_are_no_problems_are_told_and_the_rest_is_read(tmp_path, make_settings, capsys):
+    path = write(tmp_path / "p.jsonl", "{broken", *sums(2), {"question": "And?"})
+    assert len(read_problems(make_settings(), [path])) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"{path}: 2 skipped, the first: line 1: ")
+
+
+@pytest.mark.parametrize(
+    ("rows", "flags", "said"),
+    [
+        ([], [], "no problem in it"),
+        ([{"text": "x"}], [], "no problem in it"),
+        (None, [], "no such file"),
+        ([sums(1)[0]], ["evaluate.problems=0"], "at least 1"),
+        ([sums(1)[0]], ["evaluate.samples=0"], "at least 1"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_sentence(tmp_path, make_settings, rows, flags, said):
+    path = tmp_path / "p.jsonl"
+    if rows is not None:
+        write(path, *rows)
+    with pytest.raises(BadSettings, match=said) as raised:
+        score(make_settings(*flags), [path])
+    assert type(raised.value) is BadSettings
+    assert "\n" not in str(raised.value)
+
+
+def test_a_policy_without_safetensors_is_one_sentence(tmp_path, make_settings):
+    write(tmp_path / "policy" / "config.json", {})
+    with pytest.raises(BadPolicy, match="safetensors"):
+        score(make_settings(f"policy.path={tmp_path / 'policy'}"), [write(tmp_path / "p.jsonl", *sums(1))])
+
+
+def test_a_name_that_neither_disk_nor_hub_knows_is_one_sentence(tmp_path, make_settings, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        BadPolicy, match=r"^nobody/nothing: no such directory, and no such policy on the hub: "
+    ) as raised:
+        score(make_settings("policy.path=nobody/nothing"), [write(tmp_path / "p.jsonl", *sums(1))])
+    assert "\n" not in str(raised.value)
+
+
+def test_the_catalog_knows_its_own_weights_only():
+    weights = Weights(policy="policy", version=0, parent=-1, path="/p", sha256="a", trainer="base")
+    assert One(weights).by_sha("a") is weights
+    assert One(weights).by_sha("b") is None
+
+
+@pytest.mark.slow
+def test_the_tiny_policy_is_scored_without_a_broker(tmp_path, make_settings, capfd):
+    settings = make_settings(
+        "evaluate.samples=2", "evaluate.max_tokens=24", "engine.kv_cache_gb=0.1", "engine.max_num_seqs=16"
+    )
+    files = [write(tmp_path / "small.jsonl", *sums(3)), write(tmp_path / "large.jsonl", *sums(2, 40))]
+    score(settings, files, as_json=True)
+    rows = json.loads(capfd.readouterr().out)
+    assert [(row["source"], row["problems"], row["samples"]) for row in rows] == [
+        ("large", 2, 2), ("small", 3, 2), ("all", 5, 2),
+    ]  # fmt: skip
+    large, small, total = rows
+    assert total["sha"] == weights_sha(resolve("tiny"))
+    for name in ("pass_at_1", "tokens", "unparsable"):
+        assert total[name] == pytest.approx((2 * large[name] + 3 * small[name]) / 5)
+    assert 0 < total["tokens"] <= 24
+    assert not Path(settings.factory.data).exists(), "nothing is written"
+    again = score(settings, files)
+    assert [(row.id, row.pass_at_1, row.tokens) for row in again] == [
+        (row["id"], row["pass_at_1"], row["tokens"]) for row in rows
+    ]
+    printed = capfd.readouterr().out
+    assert f"{total['pass_at_1']:.3f}" in printed
+    assert "small" in printed
