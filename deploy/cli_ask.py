@@ -25,6 +25,7 @@ def ask(app: typer.Typer) -> None:
 def sql(
     query: Annotated[str | None, typer.Argument(help="One query; without it a shell starts.")] = None,
     file: o.SettingsFile = None,
+    set_: o.Set = None,
     data: o.Data = None,
     as_json: o.AsJson = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
@@ -32,7 +33,7 @@ def sql(
     """Ask the datasets in SQL (DuckDB), all tables pinned to one snapshot, while the factory runs."""
     from deploy import sql as asking
 
-    settings = o.settings_from(file, data=data)
+    settings = o.settings_from(file, set_, data)
     if query is None:
         asking.shell(settings)
         return
@@ -41,14 +42,18 @@ def sql(
 
 
 def ledger(
-    file: o.SettingsFile = None, data: o.Data = None, broker: o.Broker = None, as_json: o.AsJson = False
+    file: o.SettingsFile = None,
+    set_: o.Set = None,
+    data: o.Data = None,
+    broker: o.Broker = None,
+    as_json: o.AsJson = False,
 ) -> None:
     """Check that nothing is lost: every id taken in has an output, a reason, or is in flight. Exit code 1 if not."""
     from rich.console import Console
 
     from deploy import ledger as books
 
-    computed = books.compute(o.settings_from(file, data=data, broker=broker))
+    computed = books.compute(o.settings_from(file, set_, data, broker))
     if as_json:
         print_json(computed)
     else:
@@ -56,7 +61,13 @@ def ledger(
     sys.exit(0 if computed.closes else 1)
 
 
-def lag(file: o.SettingsFile = None, data: o.Data = None, broker: o.Broker = None, as_json: o.AsJson = False) -> None:
+def lag(
+    file: o.SettingsFile = None,
+    set_: o.Set = None,
+    data: o.Data = None,
+    broker: o.Broker = None,
+    as_json: o.AsJson = False,
+) -> None:
     """How far each consumer group is behind its topics, in messages."""
     from rich.console import Console
     from rich.table import Table
@@ -64,7 +75,7 @@ def lag(file: o.SettingsFile = None, data: o.Data = None, broker: o.Broker = Non
     from processors import kafka
     from schemas.topics import TOPICS
 
-    settings = o.settings_from(file, data=data, broker=broker)
+    settings = o.settings_from(file, set_, data, broker)
     rows = [
         {"topic": topic.name, "group": group, "lag": kafka.lag(settings, group, topic.name)}
         for topic in TOPICS
@@ -80,7 +91,11 @@ def lag(file: o.SettingsFile = None, data: o.Data = None, broker: o.Broker = Non
 
 
 def topics(
-    file: o.SettingsFile = None, data: o.Data = None, broker: o.Broker = None, as_json: o.AsJson = False
+    file: o.SettingsFile = None,
+    set_: o.Set = None,
+    data: o.Data = None,
+    broker: o.Broker = None,
+    as_json: o.AsJson = False,
 ) -> None:
     """The topics, their ids and how many messages each partition holds."""
     from rich.console import Console
@@ -89,7 +104,7 @@ def topics(
     from processors import kafka
     from schemas.topics import TOPICS
 
-    settings = o.settings_from(file, data=data, broker=broker)
+    settings = o.settings_from(file, set_, data, broker)
     ids = kafka.topic_ids(settings)
     ends = kafka.highwater(settings, [topic.name for topic in TOPICS])
     rows = []
@@ -110,6 +125,7 @@ def topics(
 def show_tree(
     id_: Annotated[str, typer.Argument(metavar="ID", help="A tree's or problem's id, or its beginning.")],
     file: o.SettingsFile = None,
+    set_: o.Set = None,
     data: o.Data = None,
     as_json: o.AsJson = False,
 ) -> None:
@@ -118,7 +134,7 @@ def show_tree(
 
     from deploy import show
 
-    tree = show.find_tree(o.settings_from(file, data=data), id_)
+    tree = show.find_tree(o.settings_from(file, set_, data), id_)
     if as_json:
         print_json(tree)
     else:
@@ -128,6 +144,7 @@ def show_tree(
 def show_trace(
     id_: Annotated[str, typer.Argument(metavar="ID", help="A trace's id, or its beginning.")],
     file: o.SettingsFile = None,
+    set_: o.Set = None,
     data: o.Data = None,
     as_json: o.AsJson = False,
 ) -> None:
@@ -136,7 +153,7 @@ def show_trace(
 
     from deploy import show
 
-    trace = show.find_trace(o.settings_from(file, data=data), id_)
+    trace = show.find_trace(o.settings_from(file, set_, data), id_)
     if as_json:
         print_json(trace)
     else:
@@ -144,12 +161,16 @@ def show_trace(
 
 
 def doctor(
-    file: o.SettingsFile = None, data: o.Data = None, broker: o.Broker = None, as_json: o.AsJson = False
+    file: o.SettingsFile = None,
+    set_: o.Set = None,
+    data: o.Data = None,
+    broker: o.Broker = None,
+    as_json: o.AsJson = False,
 ) -> None:
     """Check the machine, the installation, the policy, the broker and the tables. Exit code 1 if something is wrong."""
     from deploy import doctor as checks
 
-    found = checks.examine(o.settings_from(file, data=data, broker=broker))
+    found = checks.examine(o.settings_from(file, set_, data, broker))
     if as_json:
         print_json(found)
     else:

@@ -1,7 +1,8 @@
 """The stage 'verify': Trace in, Example or Filtered out; RolloutGroup in, RewardGroup out.
 
 A trace is believed nothing: its final answer is graded again from its text, and what its fields claim is compared with
-what its segments say. A reward exists for every rollout, in order, whatever the grader met.
+what its segments say. A group is paid as a whole: a reward for every rollout, in order, whatever the grader met; but a
+group with a response that was cut off by no fault of its own gets none, since that reward would say nothing.
 """
 
 from itertools import pairwise
@@ -29,11 +30,31 @@ def build(settings: Settings, grader: Grader, status: Status) -> Any:  # noqa: A
         return [await judge(trace, source.sha, grader, settings.verify)]
 
     async def pay(group: RolloutGroup, source: Source) -> list[Message]:
-        return [await rewarded(group, source.sha, grader)]
+        return [refused(group) if is_aborted(group) else await rewarded(group, source.sha, grader)]
 
     attach(app, BY_NAME["traces"], verify, status, settings, limit=LIMIT)
     attach(app, BY_NAME["rollouts"], pay, status, settings, limit=LIMIT)
     return app
+
+
+def is_aborted(group: RolloutGroup) -> bool:
+    """Whether a rollout was aborted, or there is none."""
+    return not group.rollouts or any(rollout.finish == "abort" for rollout in group.rollouts)
+
+
+def refused(group: RolloutGroup) -> Filtered:
+    """The row that accounts for all rollouts and response tokens of an aborted group."""
+    return Filtered(
+        id=content_id(STAGE, group.id, "aborted"),
+        stage=STAGE,
+        input_topic="rollouts",
+        input_id=group.id,
+        why="aborted",
+        rollouts=len(group.rollouts),
+        tokens=sum(len(rollout.token_ids) for rollout in group.rollouts),
+        source=group.problem.source,
+        difficulty=group.problem.difficulty,
+    )
 
 
 async def rewarded(group: RolloutGroup, sha: str, grader: Grader) -> RewardGroup:

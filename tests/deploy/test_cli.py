@@ -26,8 +26,8 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["host", "search", "sampel"], "did you mean 'sample'"),
         (["search", "--data", "nothing-here"], "factory up"),
         (["lag", "--broker", "127.0.0.1:9", "--set", "broker.connect_timeout_s=2"], "127.0.0.1:9"),
-        (["sql", "selec 1"], "selec"),
-        (["show", "tree", "feed"], "feed"),
+        (["sql", "select 1"], "factory up"),
+        (["show", "tree", "feed"], "factory up"),
         (["policy", "fetch", "gpt9"], "smollm2"),
     ],
 )
