@@ -7,6 +7,7 @@ import msgspec
 import typer
 
 from deploy import options as o
+from deploy.output import console
 
 
 def ask(app: typer.Typer) -> None:
@@ -49,15 +50,13 @@ def ledger(
     as_json: o.AsJson = False,
 ) -> None:
     """Check that nothing is lost: every id taken in has an output, a reason, or is in flight. Exit code 1 if not."""
-    from rich.console import Console
-
     from deploy import ledger as books
 
     computed = books.compute(o.settings_from(file, set_, data, broker))
     if as_json:
         print_json(computed)
     else:
-        Console().print(books.render(computed))
+        console().print(books.render(computed))
     sys.exit(0 if computed.closes else 1)
 
 
@@ -69,7 +68,6 @@ def lag(
     as_json: o.AsJson = False,
 ) -> None:
     """How far each consumer group is behind its topics, in messages."""
-    from rich.console import Console
     from rich.table import Table
 
     from processors import kafka
@@ -87,7 +85,7 @@ def lag(
     table = Table("topic", "group", "lag", box=None)
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)
+    console().print(table)
 
 
 def topics(
@@ -98,7 +96,6 @@ def topics(
     as_json: o.AsJson = False,
 ) -> None:
     """The topics, their ids and how many messages each partition holds."""
-    from rich.console import Console
     from rich.table import Table
 
     from processors import kafka
@@ -119,7 +116,7 @@ def topics(
     table = Table("topic", "id", "partitions", "messages", box=None)
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)
+    console().print(table)
 
 
 def show_tree(
@@ -130,15 +127,13 @@ def show_tree(
     as_json: o.AsJson = False,
 ) -> None:
     """A search tree: steps with Q, visits, prior and verdicts."""
-    from rich.console import Console
-
     from deploy import show
 
     tree = show.find_tree(o.settings_from(file, set_, data), id_)
     if as_json:
         print_json(tree)
     else:
-        Console().print(show.render_tree(tree))
+        console().print(show.render_tree(tree))
 
 
 def show_trace(
@@ -149,15 +144,13 @@ def show_trace(
     as_json: o.AsJson = False,
 ) -> None:
     """A chain of thought, its reflections and backtracks coloured."""
-    from rich.console import Console
-
     from deploy import show
 
     trace = show.find_trace(o.settings_from(file, set_, data), id_)
     if as_json:
         print_json(trace)
     else:
-        Console().print(show.render_trace(trace))
+        console().print(show.render_trace(trace))
 
 
 def doctor(

@@ -7,12 +7,13 @@ import threading
 import time
 from typing import Any, Self
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from deploy.local import Factory
+from deploy.output import console
 from deploy.stages import STAGES
 from processors import kafka, status
 from schemas.settings import Settings
@@ -55,7 +56,7 @@ class Panel:
     """Draws a Factory; call it at every tick."""
 
     def __init__(self, settings: Settings, duration: float | None) -> None:
-        self.console = Console()
+        self.console = console()
         self._lags = Lags(settings)
         self._duration = duration
         self._history: list[tuple[float, dict[str, dict[str, float]]]] = []

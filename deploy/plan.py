@@ -7,6 +7,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from deploy.output import console
 from deploy.placement import is_shared, plan
 from processors import chat
 from schemas.load import BadSettings
@@ -45,38 +46,38 @@ def changed(settings: Settings) -> dict[str, Any]:
 
 def print_plan(settings: Settings) -> None:
     """`factory up --dry-run`."""
-    console = Console()
+    out = console()
     broker = settings.broker.bootstrap or "embedded (127.0.0.1, a free port)"
-    console.print(f"broker    {broker}", highlight=False)
-    console.print(f"policy    {chat.resolve(settings.policy.path)}", highlight=False)
-    console.print(f"data      {Path(settings.factory.data).resolve()}", highlight=False)
-    console.print(f"placement {'one engine shared by search, sample, evaluate' if is_shared(settings) else 'separate'}")
+    out.print(f"broker    {broker}", highlight=False)
+    out.print(f"policy    {chat.resolve(settings.policy.path)}", highlight=False)
+    out.print(f"data      {Path(settings.factory.data).resolve()}", highlight=False)
+    out.print(f"placement {'one engine shared by search, sample, evaluate' if is_shared(settings) else 'separate'}")
     processes = Table("process", "stages", "threads", box=None)
     for spec in plan(settings):
         processes.add_row(spec.name, ", ".join(spec.stages), str(spec.threads))
-    console.print(processes)
-    print_topics(settings, console)
+    out.print(processes)
+    print_topics(settings, out)
     for name, value in changed(settings).items():
-        console.print(f"set {name} = {value}", highlight=False)
+        out.print(f"set {name} = {value}", highlight=False)
 
 
 def print_stages(stages: list[str], settings: Settings) -> None:
     """`factory STAGE --dry-run`."""
-    console = Console()
+    out = console()
     reads = [topic.name for topic in TOPICS if set(topic.consumers) & set(stages)]
-    console.print(f"stages    {', '.join(stages)} (one process)")
-    console.print(f"consumes  {', '.join(reads) or 'tables or sources'}")
-    console.print(f"broker    {settings.broker.bootstrap or 'the embedded one of ' + settings.factory.data + '/'}")
+    out.print(f"stages    {', '.join(stages)} (one process)")
+    out.print(f"consumes  {', '.join(reads) or 'tables or sources'}")
+    out.print(f"broker    {settings.broker.bootstrap or 'the embedded one of ' + settings.factory.data + '/'}")
     for name, value in changed(settings).items():
-        console.print(f"set {name} = {value}", highlight=False)
+        out.print(f"set {name} = {value}", highlight=False)
 
 
-def print_topics(settings: Settings, console: Console) -> None:
+def print_topics(settings: Settings, out: Console) -> None:
     """The topics as they are created."""
     table = Table("topic", "key", "partitions", "consumed by", box=None)
     for topic in TOPICS:
         table.add_row(topic.name, topic.key, str(topic.partitions(settings)), ", ".join(topic.consumers))
-    console.print(table)
+    out.print(table)
 
 
 def print_settings(settings: Settings, *, as_json: bool, all_: bool) -> None:

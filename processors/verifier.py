@@ -105,6 +105,7 @@ def structure(trace: Trace, settings: VerifySection) -> dict[str, bool]:
     keys = [answer_key(answer) for answer in trace.wrong_answers]
     jumps = [segment.node for segment in segments if segment.kind == "jump"]
     steps = [segment for segment in segments if segment.kind == "step"]
+    returns = len(trace.walk) - len(set(trace.walk))  # a walk names a node again only to go back to it
     return {
         "length": 0 < len(trace.text) <= settings.max_trace_chars,
         "text_is_segments": trace.text == join(segments),
@@ -113,7 +114,7 @@ def structure(trace: Trace, settings: VerifySection) -> dict[str, bool]:
         "no_reserved": not any(phrase in segment.text for segment in steps for phrase in chat.RESERVED),
         "verdict_follows": _verdicts_follow(segments),
         "distinct_wrong": len(set(keys)) == len(keys) and answer_key(trace.problem.answer) not in keys,
-        "backtracks": len(jumps) == trace.backtracks == chat.count_backtracks(trace.text) <= len(keys),
+        "backtracks": returns == len(jumps) == trace.backtracks == chat.count_backtracks(trace.text) <= len(keys),
         "fails_named": len(failed_steps(segments)) == len(jumps),
     }
 

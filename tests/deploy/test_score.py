@@ -1,4 +1,4 @@
-"""`factory evaluate --problems FILE`: what it reads, what it refuses in a sentence, and a real run of the tiny policy."""
+"""`factory evaluate --problems FILE`: what it reads, what it refuses in a sentence, and a run of the tiny policy."""
 
 import json
 from pathlib import Path

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from processors import chat
 from processors.grading import Grader
 from processors.linearizer import traces
-from processors.verifier import judge, rewarded
+from processors.verifier import is_aborted, judge, refused, rewarded
 from schemas.messages import Example, Filtered, Rollout, RolloutGroup, Segment, Trace
 from schemas.settings import LinearizeSection, Settings, VerifySection
 
@@ -64,6 +64,8 @@ LIES = {
     "distinct_wrong ": lambda t: msgspec.structs.replace(t, wrong_answers=["5", "14/2"]),
     "backtracks": lambda t: msgspec.structs.replace(t, backtracks=1),
     "backtracks ": lambda t: msgspec.structs.replace(t, wrong_answers=["5"]),
+    "backtracks  ": lambda t: msgspec.structs.replace(t, walk=list(dict.fromkeys(t.walk))),
+    "backtracks   ": lambda t: told(t, swapped(t.segments, "jump", "Let me think.")),
     "no_reserved": lambda t: told(t, swapped(t.segments, "step", "Use 3. But wait, no.")),
     "verdict_follows": lambda t: told(t, verdict_first(t.segments)),
     "verdict_follows ": lambda t: told(t, [s for s in t.segments if s.text != chat.VERDICT_GOOD]),
@@ -122,3 +124,19 @@ def test_any_texts_get_as_many_rewards(texts):
     paid = asyncio.run(rewarded(group(texts), "sha", GRADER))
     assert len(paid.rewards) == len(texts)
     assert set(paid.rewards) <= {1.0, -1.0}
+
+
+def with_finish(texts: list[str], finishes: list[str]) -> RolloutGroup:
+    asked = group(texts)
+    ended = [msgspec.structs.replace(r, finish=f) for r, f in zip(asked.rollouts, finishes, strict=True)]
+    return msgspec.structs.replace(asked, rollouts=ended)
+
+
+def test_one_aborted_rollout_refuses_the_group_and_all_of_it_is_accounted_for():
+    for finishes, aborted in ((["stop", "length"], False), (["stop", "abort"], True), (["abort", "abort"], True)):
+        assert is_aborted(with_finish(["Answer: 7", ""], finishes)) is aborted
+    assert is_aborted(group([])), "a group without a rollout"
+    row = refused(with_finish(["Answer: 7", "", "Answer: 8"], ["stop", "abort", "stop"]))
+    assert (row.stage, row.input_topic, row.input_id, row.why) == ("verify", "rollouts", "g", "aborted")
+    assert (row.rollouts, row.tokens, row.source) == (3, 3, "test")
+    assert (refused(group([])).rollouts, refused(group([])).tokens) == (0, 0)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import forest
+import msgspec
 import pytest
 from worker_tools import stop, until
 
@@ -47,7 +48,10 @@ def rollouts(number: int) -> RolloutGroup:
 def test_trees_become_examples_and_rollouts_rewards(settings, send_all, stages):
     trees = [forest.tree(forest.grown(20, seed).nodes, forest.problem(index=seed)) for seed in range(30)]
     broken = forest.tree([forest.node(0, 0)], forest.problem(index=99))
-    send_all(*trees, broken, *[rollouts(number) for number in range(6)])
+    paid = [rollouts(number) for number in range(6)]
+    cut = [msgspec.structs.replace(one, finish="abort") for one in paid[0].rollouts[:1]]
+    aborted = msgspec.structs.replace(paid[0], id="aborted", rollouts=[*cut, *paid[0].rollouts[1:]])
+    send_all(*trees, broken, aborted, *paid)
 
     def done(group, topic):
         return kafka.lag(settings, group, topic) == 0
@@ -57,10 +61,11 @@ def test_trees_become_examples_and_rollouts_rewards(settings, send_all, stages):
     assert [stop(process) for process in stages] == [0, 0]
     traces, filtered = rows(settings, "traces", Trace), rows(settings, "filtered", Filtered)
     letters = rows(settings, "dead.letters", DeadLetter)
-    answered = (
-        {trace.tree_id for trace in traces} | {row.input_id for row in filtered} | {row.input_id for row in letters}
-    )
+    answered = {trace.tree_id for trace in traces} | {letter.input_id for letter in letters}
+    answered |= {row.input_id for row in filtered if row.input_topic == "trees"}
     assert answered == {tree.id for tree in [*trees, broken]}
+    refused = [(row.input_id, row.why, row.rollouts) for row in filtered if row.input_topic != "trees"]
+    assert refused == [("aborted", "aborted", 5)]
     assert [letter.input_id for letter in letters] == [broken.id]
     assert {example.id for example in rows(settings, "examples", Example)} == {trace.id for trace in traces}
     rewards = rows(settings, "rewards", RewardGroup)

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from running import Factory, until
 from safetensors.torch import load_file, save_file
 
-from processors.chat import count_backtracks, resolve
+from processors.chat import Chat, count_backtracks, resolve
 from processors.grading import Grader, Verdict
 from processors.policy import Completion, open_engine
 from processors.status import Status
 from processors.versions import Versions, ensure_base, weights_sha
+from producers.sources.held_out import held_out
 from schemas.messages import Evaluation, Filtered, Problem, Weights, content_id
 from schemas.settings import EvaluateSection, Settings
 from trainers import evaluator
@@ -61,7 +62,7 @@ def test_an_interval_holds_its_mean_and_stays_within_0_and_1(shares):
 
 
 def test_the_problem_is_the_unit_however_many_samples_it_has():
-    """100 problems, half of them always right: +-1.96 * 0.05, not the +-0.049 that 400 independent samples would give."""
+    """100 problems, half of them always right: +-1.96 * 0.05, not the +-0.049 of 400 independent samples."""
     low, high = interval([1.0, 0.0] * 50, 4)
     assert (low, high) == pytest.approx((0.402, 0.598), abs=0.02)
     assert interval([1.0] * 20, 4) == wilson(20, 20), "a bootstrap of equal shares would claim certainty"
@@ -132,7 +133,7 @@ async def evaluate_all(settings: Settings, engine, versions: Versions) -> Status
 @pytest.mark.slow
 async def test_every_version_is_evaluated_once_and_a_bad_one_is_a_row_that_says_why(factory_settings, tmp_path):
     settings = factory_settings(
-        "evaluate.problems=3", "evaluate.max_tokens=24", "engine.kv_cache_gb=0.1", "engine.max_num_seqs=16",
+        "evaluate.problems=3", "evaluate.max_tokens=96", "engine.kv_cache_gb=0.1", "engine.max_num_seqs=16",
         "sink.flush_s=0.2",
     )  # fmt: skip
     tiny, factory, versions = Path(resolve("tiny")), Factory(settings), Versions(settings)
@@ -158,7 +159,7 @@ async def test_every_version_is_evaluated_once_and_a_bad_one_is_a_row_that_says_
     assert any("log-probs differ" in row.why for row in given_up)
     assert any("no *.safetensors" in row.why for row in given_up)
     assert status.read()["records"] == status.read()["errors"] == 2
-    assert all(row.problems == (6 if row.source == ALL else 3) and 0 < row.tokens <= 24 for row in rows)
+    assert all(row.problems == (6 if row.source == ALL else 3) and 0 < row.tokens <= 96 for row in rows)
 
     made = engine.stats().tokens
     await evaluate_all(settings, engine, versions)  # a restart that reads the topic
@@ -175,7 +176,14 @@ async def test_every_version_is_evaluated_once_and_a_bad_one_is_a_row_that_says_
     same = {(row.version, row.source): (row.pass_at_1, row.tokens) for row in factory.topic(Evaluation)}
     assert len(same) == 9
     assert all(same[4, source] == same[0, source] for source in sources), "the same weights, the same draws"
-    assert any(same[1, source] != same[0, source] for source in sources), "other weights, other answers"
+    chat, problems, grader = Chat(str(tiny), settings.policy), held_out(settings), Grader(settings)
+    drawn = [
+        [one.completion.token_ids for one in await evaluator.ask(engine, chat, problems, grader, sha, settings)]
+        for sha in (base.sha256, first.sha256, base.sha256)
+    ]
+    assert drawn[0] == drawn[2] != drawn[1], "the weights asked for are those that answer"
+    assert sum(map(len, drawn[0])) / 6 == pytest.approx(same[0, ALL][1])
+    assert sum(map(len, drawn[1])) / 6 == pytest.approx(same[1, ALL][1])
     factory.close()
     engine.close()
     versions.close()
