@@ -84,8 +84,8 @@ def read_problems(settings: Settings, files: Sequence[Path]) -> list[Problem]:
     Raises:
         BadSettings: for a file that cannot be read or holds no problem.
     """
-    if settings.evaluate.problems < 1 or settings.evaluate.samples < 1:
-        raise BadSettings("evaluate.problems and evaluate.samples must be at least 1")
+    if settings.evaluate.problems < 1:
+        raise BadSettings("evaluate.problems must be at least 1")
     files = list(dict.fromkeys(files))
     stems = [path.stem for path in files]
     found: list[Problem] = []

@@ -157,7 +157,18 @@ class RemoteEngine:
             self._wake.set()
 
     async def _serve_turns(self) -> None:
-        """Admit callers turn by turn; the weights change only while nothing runs."""
+        """Admit callers turn by turn; an error that is no version's own is the engine's death."""
+        try:
+            await self._take_turns()
+        except EngineDied as error:
+            self._dead = error
+        except Exception as error:  # noqa: BLE001 - the task's edge: every caller is told
+            self._dead = EngineDied(f"the engine at {self._url} cannot go on: {type(error).__name__}: {error}")
+        for place in self._turns.remove(lambda _: True):
+            _fail(place, self._dead or EngineDied("the engine was closed"))
+
+    async def _take_turns(self) -> None:
+        """The weights change only while nothing runs."""
         while self._dead is None:
             now = time.monotonic()
             if (sha := self._turns.turn(now, self._running)) is not None:
@@ -169,8 +180,6 @@ class RemoteEngine:
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), TICK_S)
-        for place in self._turns.remove(lambda _: True):
-            _fail(place, self._dead)
 
     async def _switch(self, sha: str) -> None:
         """Load and probe; a version that fails is refused from then on and the old one is put back."""
@@ -196,7 +205,8 @@ class RemoteEngine:
         assert self._client is not None
         if self._dev:
             body = {"method": "reload_weights", "kwargs": {"weights_path": weights.path}}
-            answer = await self._client.post("/collective_rpc", json=body)
+            # A connection of its own: the server drops the one on which a reload failed.
+            answer = await self._client.post("/collective_rpc", json=body, headers={"Connection": "close"})
             if answer.status_code != HTTPStatus.OK:
                 raise ProbeFailed(f"{weights.path}: the server cannot load it: {answer.text[:300]}")
         elif weights.version != 0:

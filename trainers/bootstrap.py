@@ -8,7 +8,7 @@ holds the same recipe already is left alone.
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,7 +142,9 @@ def _replace(work: Path, out: Path) -> None:
         file.replace(out / file.name)
 
 
-def rows(words: "Tokenizer", seed: int, length: int) -> Iterator[tuple[list[int], list[int]]]:
+def rows(
+    words: "Tokenizer", seed: int, length: int, shares: Mapping[str, float] = documents.SHARES
+) -> Iterator[tuple[list[int], list[int]]]:
     """Packed training rows without end: (token ids, labels), each `length` long.
 
     A row begins with a document and is filled with more; the last one is cut. So a question stands at the beginning,
@@ -151,7 +153,7 @@ def rows(words: "Tokenizer", seed: int, length: int) -> Iterator[tuple[list[int]
     end, _ = tokenizer.end_and_pad(words)
     ids: list[int] = []
     labels: list[int] = []
-    for document in documents.stream(seed):
+    for document in documents.stream(seed, shares):
         for span in document:
             piece = words.encode(span.text).ids
             ids += piece
@@ -165,10 +167,17 @@ def rows(words: "Tokenizer", seed: int, length: int) -> Iterator[tuple[list[int]
 
 def batches(words: "Tokenizer", recipe: Recipe) -> Iterator[list[tuple[list[int], list[int]]]]:
     """Batches of recipe.batch_tokens: every fourth of long rows, the others of short ones (see architecture.SHORT)."""
-    long = rows(words, 2 * recipe.seed + 1, CONTEXT)
-    short = rows(words, 2 * recipe.seed + 2, SHORT)
+    sources = {
+        (early, length): rows(words, 4 * recipe.seed + number, length, shares)
+        for number, (early, shares, length) in enumerate(
+            (early, shares, length)
+            for early, shares in ((True, documents.EARLY_SHARES), (False, documents.SHARES))
+            for length in (SHORT, CONTEXT)
+        )
+    }
     for step in count():
-        source, length = (long, CONTEXT) if step % 4 == 3 else (short, SHORT)
+        length = CONTEXT if step % 4 == 3 else SHORT
+        source = sources[step < recipe.early * recipe.steps, length]
         yield list(islice(source, max(1, recipe.batch_tokens // length)))
 
 

@@ -54,7 +54,6 @@ def test_lines_that_are_no_problems_are_told_and_the_rest_is_read(tmp_path, make
         ([{"text": "x"}], [], "no problem in it"),
         (None, [], "no such file"),
         ([sums(1)[0]], ["evaluate.problems=0"], "at least 1"),
-        ([sums(1)[0]], ["evaluate.samples=0"], "at least 1"),
     ],
 )
 def test_what_cannot_be_asked_is_one_sentence(tmp_path, make_settings, rows, flags, said):

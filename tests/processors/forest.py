@@ -73,7 +73,7 @@ def grown(size: int, seed: int) -> Tree:
 
 def leaf(rng: Random, number: int, parent: int) -> Node:
     verdict = rng.choice(["correct", "correct", "wrong", "wrong", "wrong", "unparsable", "timeout"])
-    answers = {"correct": ["7", "7.0", "14/2"], "wrong": ["5", "5.0", "6", "-7", "1/2", "0.5"]}
+    answers = {"correct": ["7", "7.0", "14/2"], "wrong": ["5", "5.0", "6", "-7", "1/2", "0.5", "21/3"]}
     said = rng.choice(answers.get(verdict, ["?"]))
     votes = rng.choice([0, 0, 8])
     yes = rng.choice([votes, votes, 0])

@@ -54,7 +54,15 @@ def verdict_first(segments: list[Segment]) -> list[Segment]:
     return [*segments[:at], segments[at + 1], segments[at], *segments[at + 2 :]]
 
 
+def nothing_failed(segments: list[Segment]) -> list[Segment]:
+    """Without the steps between the first return and the next reflection: the reflection has nothing to doubt."""
+    start = 1 + next(i for i, segment in enumerate(segments) if segment.kind == "jump")
+    stop = next(i for i in range(start, len(segments)) if segments[i].kind == "reflection")
+    return [*segments[:start], *segments[stop:]]
+
+
 LIES = {
+    "fails_named": lambda t: told(t, nothing_failed(t.segments)),
     "ends_correct (wrong)": lambda t: told(t, swapped(t.segments, "step", "Answer: 8", -1)),
     "ends_correct (unparsable)": lambda t: told(t, swapped(t.segments, "step", "Answer: seven", -1)),
     "fails_wrong": lambda t: told(t, swapped(t.segments, "step", "Answer: 7", 1)),

@@ -119,7 +119,7 @@ def test_plain_documents_never_reflect_and_practice_never_follows_a_plain_questi
             practice += 1
         else:
             assert not any(mark in text for mark in marks)
-    assert 120 < practice < 300
+    assert 200 < practice < 450
 
 
 def test_falsified_lines_are_never_learned():

@@ -37,6 +37,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     weight_decay: float = 0.01
     warmup: float = 0.04
     """Share of the steps."""
+    early: float = 0.3
+    """Share of the steps with EARLY_SHARES of documents."""
     seed: int = 0
     examined: int = 400
     """Held-out problems a family at the end."""

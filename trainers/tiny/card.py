@@ -1,5 +1,7 @@
 """The tiny policy's card: how it was made and what it can do, in numbers with their intervals."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from schemas.tiny_problems import FAMILIES, HELD_OUT_SHARE
@@ -25,14 +27,14 @@ Documents are made on the fly by seeded code, read once, packed into rows of {sh
 - worked solutions of reasoning-gym's `countdown` and `chain_sum` (one in {share} problems, by a hash of its content, is
   held out). {planned:.0%} of the countdown solutions look ahead; the others try a first step at random and compute
   honestly what comes of it. So most wrong answers are guesses, not slips, and it was SHOWN such dead ends. In
-  `chain_sum` a step takes one to six terms; the more it takes, the likelier it slips.
+  `chain_sum` a step takes one to four terms; the more it takes, the likelier it slips.
 - practice, headed "Practice.", which never follows a plain question: several attempts at one problem, each judged
   ("Right.", "Wrong."), taken up again from the question ("Retry.") or from a named line ("Back to where we ..."), with
   up to ten idle lines between. It prepares for reflection; the words of reflection it has never seen.
 - drills under the same heading: sums; single steps, each judged; a line of numbers and the same line again; a line
   out of several, named by the state it starts from.
 
-Shares of the documents: {shares}.
+Shares of the documents: {shares}; in the first {early:.0%} of the training {early_shares}.
 
 ## How
 
@@ -67,7 +69,7 @@ lines between an attempt and the question about it.
 
 - copying: a fresh start names the question's numbers again; recalling: a line named by the state it starts from is told
   to its end; verdict: "Right." or "Wrong." (half each); arithmetic: one operation on two numbers; any step: a line's
-  result, up to six terms.
+  result, up to four terms.
 - The gate for learning reflection is 99 % for copying, verdicts and arithmetic. {gate}
 """
 GATE = 0.99
@@ -101,7 +103,9 @@ def text(report: Report) -> str:
         millions=report.parameters / 1e6,
         context=CONTEXT,
         planned=documents.PLANNED,
-        shares=", ".join(f"{name} {share:.0%}" for name, share in documents.SHARES.items()),
+        shares=_shares(documents.SHARES),
+        early=report.recipe.early,
+        early_shares=_shares(documents.EARLY_SHARES),
         size=report.size,
         short=SHORT,
         share=HELD_OUT_SHARE,
@@ -121,6 +125,10 @@ def text(report: Report) -> str:
         probes="\n".join(probes),
         gate=_gate(report.probes),
     )
+
+
+def _shares(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
 
 
 def _grade(family: str, grade: Grade) -> str:

@@ -1,6 +1,6 @@
 """Chains of sums and differences as lessons: each line computes the first few terms and carries the rest along.
 
-How many terms a line takes is the learner's choice to make: one is safe, six at a leap go wrong often. That is where
+How many terms a line takes is the learner's choice to make: one is safe, four at a leap go wrong often. That is where
 its mistakes come from, and where search finds something to teach.
 """
 
@@ -13,8 +13,8 @@ from trainers.tiny.tasks import Lesson, Line
 QUESTION = "State the final answer to the following arithmetic problem: {expression} ="
 TERMS = (3, 9)
 """Fewest and most terms in lessons; problems (schemas.tiny_problems) lie within."""
-LEAPS = (0.1, 0.15, 0.2, 0.2, 0.2, 0.15)
-"""How often a line takes 1, 2, 3, 4, 5, 6 terms."""
+LEAPS = (0.4, 0.3, 0.2, 0.1)
+"""How often a line takes 1, 2, 3, 4 terms."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Chain:
         del plan
         if not self.terms:
             return Line(f"Answer: {self.total}", None)
-        leap = min(rng.choices(range(1, 7), LEAPS)[0], len(self.terms))
+        leap = min(rng.choices((1, 2, 3, 4), LEAPS)[0], len(self.terms))
         taken = Chain(self.total, self.terms[:leap])
         value = taken.value + (rng.choice((-10, -2, -1, 1, 2, 10)) if slip else 0)
         return Line(f"Use {self.text}: {taken.text} = {value}", Chain(value, self.terms[leap:]), honest=not slip)

@@ -7,7 +7,7 @@ learns where things stand instead of what they say (measured: a verdict right 19
 in 200 two lines later).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -22,6 +22,8 @@ PLANNED = 0.7
 """Share of countdown solutions that look ahead."""
 SHARES = {"solution": 0.46, "practice": 0.16, "sums": 0.12, "judge": 0.12, "echo": 0.06, "recall": 0.08}
 """How often each kind of document comes."""
+EARLY_SHARES = {"solution": 0.25, "practice": 0.08, "sums": 0.45, "judge": 0.04, "echo": 0.1, "recall": 0.08}
+"""The same at first: whoever cannot add yet learns little from choosing and checking."""
 ASKED = 0.1
 """How often a question is learned, not only read: numbers drawn at random teach nothing, but later training may read
 them as text, and should find nothing strange in them."""
@@ -35,12 +37,12 @@ class Span:
     learn: bool = True
 
 
-def stream(seed: int) -> Iterator[list[Span]]:
+def stream(seed: int, shares: Mapping[str, float] = SHARES) -> Iterator[list[Span]]:
     """Documents without end; the same seed gives the same ones."""
     rng = Random(seed)
-    kinds, shares = list(KINDS.values()), list(SHARES.values())
+    kinds, weights = [KINDS[name] for name in shares], list(shares.values())
     while True:
-        yield rng.choices(kinds, shares)[0](rng)
+        yield rng.choices(kinds, weights)[0](rng)
 
 
 def lesson_of(rng: Random) -> Lesson:
@@ -64,7 +66,7 @@ def judge(rng: Random) -> list[Span]:
     for _ in range(rng.randint(3, 6)):
         lesson = lesson_of(rng)
         right, slip = rng.random() < 0.5, False
-        state = lesson.start
+        state: State | None = lesson.start
         if isinstance(state, countdown.Countdown):
             state = state.next_line(rng, plan=True).after
             assert isinstance(state, countdown.Countdown)
@@ -72,6 +74,7 @@ def judge(rng: Random) -> list[Span]:
                 state = countdown.Countdown(state.items, rng.randint(10, 99))
         else:
             slip = not right
+        assert state is not None
         line = state.next_line(rng, plan=True, slip=slip)
         end = line.after
         right = line.honest and (not isinstance(end, countdown.Countdown) or end.items[0].value == end.target)
@@ -167,4 +170,4 @@ def idle(rng: Random, count: int | None = None) -> list[Span]:
 
 
 KINDS = {"solution": solution, "practice": practice, "sums": sums, "judge": judge, "echo": echo, "recall": recall}
-"""The makers of documents by the names that SHARES uses, in its order."""
+"""The makers of documents by the names that SHARES uses."""

@@ -113,6 +113,14 @@ def _copying(model: "PreTrainedModel", noise: "torch.Generator") -> None:
             attention.k_proj.weight[two] = strength * earlier[two]
         attention.v_proj.weight[:size] = said
         attention.o_proj.weight[:, :size] = said.T
+    if model.config.num_attention_heads > 1:  # one that looks for other places of the token before: is it the target?
+        attention = model.model.layers[1].self_attn
+        rows = slice(size, 2 * size)
+        for projection, read in ((attention.q_proj, before), (attention.k_proj, said)):
+            projection.weight[rows] = 0.0
+            projection.weight[both + size] = MATCH * read[both]
+        attention.v_proj.weight[rows] = before
+        attention.o_proj.weight[:, rows] *= 5.0
 
 
 def _look_back(attention: "LlamaAttention", head: int, offset: int, size: int) -> None:
