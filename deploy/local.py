@@ -71,9 +71,13 @@ class Factory:
                 time.sleep(TICK_S)
         finally:
             self._stop_all(tick)
-            if self.broker:
-                self.broker.stop()
-            self._lock.close()
+            self.close()
+
+    def close(self) -> None:
+        """Stop the embedded broker and let the data directory go."""
+        if self.broker:
+            self.broker.stop()
+        self._lock.close()
 
     def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
         self.stopping = True

@@ -22,6 +22,7 @@ import msgspec
 from aiokafka.errors import KafkaError
 
 from processors import kafka
+from processors.grading_pool import GraderBroken
 from processors.policy import EngineDied
 from processors.status import Status
 from schemas.codec import BadMessage, content_sha, decode, encode
@@ -35,7 +36,7 @@ WATCH_S = 1.0
 SILENCE_S = 20.0
 """A broker that refuses connections for this long ends the worker: the supervisor starts it again."""
 OVERHEAD_BYTES = 4096
-FATAL = (EngineDied, kafka.BrokerMissing, KafkaError, MemoryError)
+FATAL = (EngineDied, GraderBroken, kafka.BrokerMissing, KafkaError, MemoryError)
 """Errors that say nothing about the message: the worker ends and the message is delivered again."""
 
 M = TypeVar("M", bound=Message)

@@ -8,8 +8,6 @@ than most prompts), a cache size in bytes (the default takes most of the machine
 import os
 from typing import Any
 
-from transformers import AutoConfig
-
 from schemas.settings import EngineSection
 
 CPU_MAX_LEN = 2048
@@ -39,11 +37,17 @@ def prepare_environment(threads: int, *, cuda: bool) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
+def _config(path: str) -> Any:  # noqa: ANN401 - a transformers config
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(path)
+
+
 def max_model_len(path: str, engine: EngineSection, *, cuda: bool) -> int:
     """Positions (prompt + response): the setting, or what the model's config says, on a CPU at most CPU_MAX_LEN."""
     if engine.max_model_len:
         return engine.max_model_len
-    positions = int(AutoConfig.from_pretrained(path).max_position_embeddings)
+    positions = int(_config(path).max_position_embeddings)
     return positions if cuda else min(positions, CPU_MAX_LEN)
 
 
@@ -51,7 +55,7 @@ def cpu_dtype(path: str, dtype: str) -> str:
     """The number format on a CPU: 'auto' is float32 up to SMALL parameters (exact, and as fast), else the model's own."""
     if dtype != "auto":
         return dtype
-    config = AutoConfig.from_pretrained(path)
+    config = _config(path)
     layer = 4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
     small = config.num_hidden_layers * layer + config.vocab_size * config.hidden_size <= SMALL
     return "float32" if small else "bfloat16"

@@ -5,14 +5,14 @@ The engine's own request ids, outputs and weight loading end here; nothing above
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 
 from processors.engine_args import engine_args, prepare_environment
-from processors.policy import Finish, ProbeFailed, Request, UnknownWeights
+from processors.fits import check_fit
+from processors.policy import Finish, Request
 from schemas.settings import Settings
 
 
@@ -46,6 +46,8 @@ class Core:
         self.max_len = int(args["max_model_len"])
         self.max_seqs = int(args["max_num_seqs"])
         self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**args))
+        self._vocabulary = int(self._engine.model_config.get_vocab_size())
+        self._path = path
         self._external: dict[str, str] = {}
         self.prompt_tokens = 0
         self.cached_tokens = 0
@@ -90,6 +92,8 @@ class Core:
         self._add(id_, token_ids, sha, params)
 
     def _add(self, id_: str, token_ids: list[int], sha: str, params: Any) -> None:  # noqa: ANN401 - vLLM's type
+        if not token_ids or min(token_ids) < 0 or max(token_ids) >= self._vocabulary:
+            raise ValueError(f"a prompt needs tokens, each from 0 to {self._vocabulary - 1}")  # vLLM would die of it
         # The salt keeps one version's cached keys and values from ever answering for another's.
         prompt = {"prompt_token_ids": token_ids, "cache_salt": sha}
         self._external[id_] = self._engine.add_request(id_, prompt, params)
@@ -112,15 +116,10 @@ class Core:
 
         Raises:
             UnknownWeights: no weights there. Nothing was touched.
-            ProbeFailed: they do not fit the model; what it holds now is undefined until the next load.
+            ProbeFailed: they do not fit the model. Nothing was touched.
         """
-        directory = Path(path)
-        if directory.is_absolute() and not any(directory.glob("*.safetensors")):
-            raise UnknownWeights(f"{path}: no *.safetensors there (deleted, or on another machine?)")
-        try:
-            self._engine.collective_rpc("reload_weights", kwargs={"weights_path": path})
-        except Exception as error:
-            raise ProbeFailed(f"{path}: these weights cannot be loaded: {type(error).__name__}: {error}") from error
+        check_fit(path, self._path)
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_path": path})
 
     def shutdown(self) -> None:
         """Give the engine's memory back."""

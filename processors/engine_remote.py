@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 import msgspec
 
-from processors.chat import Chat
+from processors.chat import Chat, resolve
 from processors.engine_queue import Turns
+from processors.fits import check_fit
 from processors.policy import (
     Catalog,
     Completion,
@@ -38,6 +39,9 @@ REQUEST_S = 600.0
 TICK_S = 0.1
 """How often a turn's patience is looked at; arrivals and departures wake the pump at once."""
 DEV_HINT = "start the server with VLLM_SERVER_DEV_MODE=1, or set search.policy = 'base' and run no trainers"
+
+WHOLE = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+"""The whole distribution: a server fills what is left out from the model's generation_config (Llama 3: top_p 0.9)."""
 
 
 class Card(msgspec.Struct, frozen=True):
@@ -106,7 +110,9 @@ class RemoteEngine:
 
     async def generate_many(self, requests: Sequence[Request]) -> list[Completion]:
         """Sample responses together; see processors.policy.Engine."""
-        return list(await asyncio.gather(*(self.generate(request) for request in requests)))
+        async with asyncio.TaskGroup() as group:  # of which nothing goes on after an error
+            tasks = [group.create_task(self.generate(request)) for request in requests]
+        return [task.result() for task in tasks]
 
     async def score(self, token_ids: Sequence[int], sha: str) -> list[float]:
         """Log-probs (nats) of token_ids[1:]."""
@@ -149,11 +155,12 @@ class RemoteEngine:
         place = Waiting(asyncio.get_running_loop().create_future())
         self._turns.add(sha, place, time.monotonic())
         self._wake.set()
-        await place.admitted
         try:
+            await place.admitted
             return await self._post(body, sha)
         finally:
-            self._running -= 1
+            if place.admitted.done() and not place.admitted.cancelled() and place.admitted.exception() is None:
+                self._running -= 1  # also where the caller gave up just after it was admitted
             self._wake.set()
 
     async def _serve_turns(self) -> None:
@@ -203,6 +210,7 @@ class RemoteEngine:
 
     async def _load(self, weights: Weights) -> None:
         assert self._client is not None
+        check_fit(weights.path, resolve(self._settings.policy.path))
         if self._dev:
             body = {"method": "reload_weights", "kwargs": {"weights_path": weights.path}}
             # A connection of its own: the server drops the one on which a reload failed.
@@ -219,7 +227,7 @@ class RemoteEngine:
         """One call. Every error that is not this request's own ends the worker, so that nothing in hand is lost."""
         assert self._client is not None
         # The salt keeps one version's cached keys and values from ever answering for another's.
-        full = {"model": self._card.id, "return_token_ids": True, "cache_salt": sha, **body}
+        full = {"model": self._card.id, "return_token_ids": True, "cache_salt": sha, **WHOLE, **body}
         try:
             answer = await self._client.post("/v1/completions", json=full)
         except httpx.HTTPError as error:

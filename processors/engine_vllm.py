@@ -199,7 +199,7 @@ class VllmEngine:
         now = time.monotonic()
         if (sha := self._turns.turn(now, core.running)) is not None:
             self._switch(core, sha)
-        outcomes = [failed for job in self._admit(core, now) if (failed := self._start(core, job)) is not None]
+        outcomes = [failed for id_ in self._admit(core, now) if (failed := self._start(core, id_)) is not None]
         if core.running:
             outcomes += [(self._jobs.pop(sampled.id), sampled) for sampled in core.step()]
         tokens = sum(len(result.token_ids) for _, result in outcomes if isinstance(result, Sampled))
@@ -228,22 +228,24 @@ class VllmEngine:
                 core.abort(id_)
                 del self._jobs[id_]
 
-    def _admit(self, core: Core, now: float) -> list[Job]:
-        room = core.max_seqs - core.running
-        return [job for job in self._turns.admit(now, room) if not job.future.cancelled()]
+    def _admit(self, core: Core, now: float) -> list[str]:
+        """The ids of the jobs to start now; they are in _jobs from here on, so that none is ever forgotten."""
+        jobs = [job for job in self._turns.admit(now, core.max_seqs - core.running) if not job.future.cancelled()]
+        ids = [str(self._count + n) for n in range(1, len(jobs) + 1)]
+        self._count += len(jobs)
+        self._jobs.update(zip(ids, jobs, strict=True))
+        return ids
 
-    def _start(self, core: Core, job: Job) -> Outcome | None:
+    def _start(self, core: Core, id_: str) -> Outcome | None:
         """Hand a job to the engine; its outcome when the engine refuses it."""
-        self._count += 1
-        id_ = str(self._count)
+        job = self._jobs[id_]
         try:
             if job.score:
                 core.add_score(id_, job.request.prompt_ids, job.request.weights)
             else:
                 core.add(id_, job.request)
-        except ValueError as error:  # a token id outside the vocabulary, an impossible temperature: this request's
-            return job, error
-        self._jobs[id_] = job
+        except ValueError as error:  # an impossible temperature, a token id outside the vocabulary: this request's
+            return self._jobs.pop(id_), error
         return None
 
     def _switch(self, core: Core, sha: str) -> None:

@@ -204,7 +204,7 @@ class SftSection(Section, frozen=True, kw_only=True):
     sql: str = "select * from examples"
     """The training set: a query over the datasets with columns id, problem, text; append-only in id."""
     min_examples: Count = 32
-    lr: Positive = 3e-4
+    lr: Positive = 8e-4
     """[ours] for the tiny policy; the paper's 3e-6 suits 8B and more."""
     weight_decay: float = 0.01
     batch_tokens: Count = 4096
@@ -214,7 +214,7 @@ class SftSection(Section, frozen=True, kw_only=True):
     publish_steps: Count = 20
     publish_s: float = 0.0
     """Publish at least this often (seconds), 0 = by steps only."""
-    hand_over_steps: int = 40
+    hand_over_steps: int = 60
     """After this many steps SFT publishes its last version and RL takes over; 0 = never."""
     loss_on: Literal["all", "response"] = "all"
     grad_clip: Positive = 1.0

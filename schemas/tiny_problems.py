@@ -15,9 +15,9 @@ COUNTDOWN: Final[Mapping[str, Any]] = {
     "min_numbers": 3,
     "max_numbers": 3,
     "min_value": 1,
-    "max_value": 20,
+    "max_value": 15,
     "min_target": 10,
-    "max_target": 99,
+    "max_target": 75,
 }
 """Parameters of reasoning-gym's `countdown`: three whole numbers and a two-digit target."""
 

@@ -70,15 +70,24 @@ def test_versions_take_turns_and_every_log_prob_is_their_own(served, make_settin
     policy, url = served
     other = make_model(tmp_path / "other", seed=1)
     first, second = announced(policy, 0, trainer="base"), announced(other, 1)
-    broken = announced(corrupt(policy, tmp_path / "broken"), 2)
-    settings = make_settings(f"engine.url={url}", "engine.switch_after_s=0.2")
-    engine = RemoteEngine(settings, Announced(first, second, broken), Recorder(), Chat(str(policy), settings.policy))
+    third = make_model(tmp_path / "third", seed=2)
+    broken = announced(third, 2, probe_ids=PROMPT[:8], probe_logprobs=[-1.0] * 7)
+    misfit = announced(corrupt(policy, tmp_path / "misfit"), 3)
+    settings = make_settings(f"engine.url={url}", "engine.switch_after_s=0.2", f"policy.path={policy}")
+    catalog = Announced(first, second, broken, misfit)
+    engine = RemoteEngine(settings, catalog, Recorder(), Chat(str(policy), settings.policy))
     shas = [first.sha256, second.sha256] * 6
 
     async def everything():
         done = await engine.generate_many([ask(sha, seed=number) for number, sha in enumerate(shas)])
-        with pytest.raises(ProbeFailed):
-            await engine.generate(ask(broken.sha256))
+        for refused in (broken, misfit):
+            with pytest.raises(ProbeFailed):
+                await engine.generate(ask(refused.sha256))
+        givers_up = [asyncio.create_task(engine.generate(ask(second.sha256, max_tokens=150))) for _ in range(3)]
+        await asyncio.sleep(0.3)
+        for task in givers_up:
+            task.cancel()
+        await asyncio.gather(*givers_up, return_exceptions=True)
         again = await engine.generate_many([ask(sha, seed=number) for number, sha in enumerate(shas)])
         scores = await engine.score([*PROMPT, *done[0].token_ids], first.sha256)
         return done, again, scores
@@ -92,3 +101,4 @@ def test_versions_take_turns_and_every_log_prob_is_their_own(served, make_settin
         assert one.logprobs == pytest.approx(expected, abs=1e-3)
     assert scores[len(PROMPT) - 1 :] == pytest.approx(done[0].logprobs, abs=1e-3)
     assert engine.stats().switches >= 2
+    assert engine.stats().running == 0

@@ -178,7 +178,7 @@ async def test_weights_that_do_not_fit_or_are_gone_are_refused_and_the_old_stay(
     before = await parts.engine.generate(ask(parts.a))
     misfit = parts.catalog.add(announced(corrupt(Path(parts.catalog.by_sha(parts.a).path), parts.folder / "misfit"), 9))
     gone = parts.catalog.add(announced(parts.folder / "misfit", 10, sha256="0" * 64, path=str(parts.folder / "gone")))
-    with pytest.raises(ProbeFailed, match="cannot be loaded"):
+    with pytest.raises(ProbeFailed, match="do not fit the model: model.layers.0.mlp.down_proj.weight"):
         await parts.engine.generate(ask(misfit.sha256))
     with pytest.raises(UnknownWeights, match="no \\*.safetensors"):
         await parts.engine.generate(ask(gone.sha256))

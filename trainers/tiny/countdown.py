@@ -26,9 +26,9 @@ Final answer format instructions:
 3. Use '*' for multiplication.
 4. Use '/' for division.
 5. Do not include any other text or formatting."""
-LARGEST = 120
+LARGEST = 90
 """Steps never go beyond: the tokenizer has one token for each number up to here."""
-CAREFUL = 0.9
+CAREFUL = 0.95
 """How often a last step that reaches the target is seen where there is one."""
 
 
@@ -99,7 +99,8 @@ class Countdown:
         good = [move for move in moves if self.then(move).reaches()] if look else []
         move = rng.choice(good or moves)
         if slip:
-            wrong = max(1, move.value + rng.choice((-10, -2, -1, 1, 2, 10)))
+            near = [move.value + error for error in (-10, -2, -1, 1, 2, 10)]
+            wrong = rng.choice([value for value in near if 1 <= value <= LARGEST])
             move = Move(move.left, move.sign, move.right, wrong, move.rest)
         numbers = ", ".join(str(item.value) for item in self.items)
         equation = f"{move.left.value} {move.sign} {move.right.value} = {move.value}"

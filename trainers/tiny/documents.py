@@ -18,11 +18,11 @@ HEADER = "Practice."
 RETRY = "Retry."
 BACK = "Back to where we"
 CHECK = {True: "Right.", False: "Wrong."}
-PLANNED = 0.7
+PLANNED = 0.8
 """Share of countdown solutions that look ahead."""
-SHARES = {"solution": 0.46, "practice": 0.16, "sums": 0.12, "judge": 0.12, "echo": 0.06, "recall": 0.08}
+SHARES = {"solution": 0.46, "practice": 0.14, "sums": 0.14, "judge": 0.1, "echo": 0.07, "recall": 0.09}
 """How often each kind of document comes."""
-EARLY_SHARES = {"solution": 0.25, "practice": 0.08, "sums": 0.45, "judge": 0.04, "echo": 0.1, "recall": 0.08}
+EARLY_SHARES = {"solution": 0.35, "practice": 0.1, "sums": 0.3, "judge": 0.03, "echo": 0.12, "recall": 0.1}
 """The same at first: whoever cannot add yet learns little from choosing and checking."""
 ASKED = 0.1
 """How often a question is learned, not only read: numbers drawn at random teach nothing, but later training may read
@@ -71,7 +71,7 @@ def judge(rng: Random) -> list[Span]:
             state = state.next_line(rng, plan=True).after
             assert isinstance(state, countdown.Countdown)
             if not right:  # another target, which is seldom reached
-                state = countdown.Countdown(state.items, rng.randint(10, 99))
+                state = countdown.Countdown(state.items, rng.randint(10, 75))
         else:
             slip = not right
         assert state is not None
@@ -100,7 +100,7 @@ def echo(rng: Random) -> list[Span]:
     """A list of numbers or a chain of terms, and the same again after "Retry."."""
     count = rng.randint(2, 9)
     if rng.random() < 0.5:
-        rest = [f", {rng.randint(1, 99)}" for _ in range(count)]
+        rest = [f", {rng.randint(1, countdown.LARGEST)}" for _ in range(count)]
     else:
         rest = [f" {rng.choice('+-')} {rng.randint(0, 9)}" for _ in range(count)]
     line = f"Use {rng.randint(0, 20)}{''.join(rest)}"
@@ -166,7 +166,7 @@ def idle(rng: Random, count: int | None = None) -> list[Span]:
     if count is None:
         count = 0 if rng.random() < 0.7 else rng.randint(1, 10)
     low, high = -20, countdown.LARGEST
-    return [Span(f"Note {rng.randint(low, high)}, {rng.randint(0, 99)}\n\n", learn=False) for _ in range(count)]
+    return [Span(f"Note {rng.randint(low, high)}, {rng.randint(0, high)}\n\n", learn=False) for _ in range(count)]
 
 
 KINDS = {"solution": solution, "practice": practice, "sums": sums, "judge": judge, "echo": echo, "recall": recall}
