@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from processors.dataset import Datasets
 from rich.console import Console
 from rich.table import Table
 
 from deploy import ledger
+from processors.dataset import Datasets
 from schemas.settings import Settings
 from schemas.tables import TABLES
 

@@ -52,7 +52,7 @@ def max_model_len(path: str, engine: EngineSection, *, cuda: bool) -> int:
 
 
 def cpu_dtype(path: str, dtype: str) -> str:
-    """The number format on a CPU: 'auto' is float32 up to SMALL parameters (exact, and as fast), else the model's own."""
+    """The number format on a CPU: 'auto' is float32 up to SMALL parameters (exact, nearly as fast), else bfloat16."""
     if dtype != "auto":
         return dtype
     config = _config(path)

@@ -1,7 +1,7 @@
-"""vLLM behind a handful of plain calls, all made from ONE thread: its OpenMP pool belongs to the thread that built it
-(built on one and stepped on another it runs at half the speed).
+"""vLLM behind a handful of plain calls, all made from ONE thread.
 
-The engine's own request ids, outputs and weight loading end here; nothing above knows vLLM's types.
+Its OpenMP pool belongs to the thread that built it: stepped on another one it runs at half the speed. The engine's own
+request ids, outputs and weight loading end here; nothing above knows vLLM's types.
 """
 
 from collections.abc import Iterator

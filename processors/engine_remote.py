@@ -186,7 +186,8 @@ class RemoteEngine:
                     place.admitted.set_result(None)
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), TICK_S)
+                async with asyncio.timeout(TICK_S):  # wait_for of Python 3.11 swallows a cancellation as it wakes
+                    await self._wake.wait()
 
     async def _switch(self, sha: str) -> None:
         """Load and probe; a version that fails is refused from then on and the old one is put back."""

@@ -95,7 +95,7 @@ class Reporter(Protocol):
     def add(self, *, records: int = 0, errors: int = 0, tokens: int = 0) -> None:
         """Count."""
 
-    def set(self, **fields: Any) -> None:
+    def set(self, **fields: Any) -> None:  # noqa: ANN401 - any JSON value
         """Show."""
 
 

@@ -1,10 +1,10 @@
 """The supervisor's edges: one factory a data directory, a full disk, and what the summary says of an empty factory."""
 
-import collections
 import errno
 import io
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -26,8 +26,7 @@ def test_a_second_factory_on_the_same_data_is_refused_in_a_sentence(make_setting
 
 
 def test_a_full_disk_stops_the_start_in_a_sentence(make_settings, monkeypatch) -> None:
-    usage = collections.namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**12, 10**12, 10**6))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
     with pytest.raises(BadSettings, match="only 1 MB free"):
         Factory(make_settings())
 

@@ -43,7 +43,8 @@ def served(tmp_path_factory: pytest.TempPathFactory):
         "VLLM_HOST_IP": "127.0.0.1",
     }  # fmt: skip
     command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(policy), "--host", "127.0.0.1", "--port", str(port),
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(policy),
+        "--host", "127.0.0.1", "--port", str(port),
         "--dtype", "float32", "--enforce-eager", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096",
         "--kv-cache-memory-bytes", str(2**28), "--block-size", "32", "--logprobs-mode", "processed_logprobs",
     ]  # fmt: skip

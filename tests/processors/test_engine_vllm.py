@@ -9,11 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-
-from processors.chat import STEP_END, Chat
-from processors.engine_vllm import DIED, VllmEngine
-from processors.policy import Completion, EngineDied, ProbeFailed, UnknownWeights
-from schemas.settings import EngineSection, PolicySection, Settings
 from engine_parts import (
     PROMPT,
     VOCAB,
@@ -27,7 +22,12 @@ from engine_parts import (
     reference,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+from processors.chat import STEP_END, Chat
+from processors.engine_vllm import DIED, VllmEngine
+from processors.policy import Completion, EngineDied, ProbeFailed, UnknownWeights
+from schemas.settings import EngineSection, PolicySection, Settings
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,7 @@ def worst(parts: SimpleNamespace, prompt: list[int], done: Completion, temperatu
     return max(abs(x - y) for x, y in zip(done.logprobs, theirs, strict=True))
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_logprobs_are_those_of_the_sampled_distribution(parts: SimpleNamespace) -> None:
     for temperature in (1.0, 0.6, 0.0):
         done = await parts.engine.generate(ask(parts.a, temperature=temperature))
@@ -62,6 +63,7 @@ async def test_logprobs_are_those_of_the_sampled_distribution(parts: SimpleNames
         assert (done.version, done.sha) == (0, parts.a)
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_greedy_takes_the_likeliest(parts: SimpleNamespace) -> None:
     one, two = await parts.engine.generate_many([ask(parts.a, temperature=0.0), ask(parts.a, None, temperature=0.0)])
     assert one.token_ids == two.token_ids
@@ -71,6 +73,7 @@ async def test_greedy_takes_the_likeliest(parts: SimpleNamespace) -> None:
     assert best[0, len(PROMPT) :].tolist() == one.token_ids
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_the_prefix_cache_never_crosses_versions(parts: SimpleNamespace) -> None:
     """Back and forth with one prompt: each answer agrees with its own version, and disagrees with the other."""
     for round_ in range(6):
@@ -82,6 +85,7 @@ async def test_the_prefix_cache_never_crosses_versions(parts: SimpleNamespace) -
     assert parts.engine.stats().cache_hit_rate > 0.2, "the cache must be in use for this test to mean anything"
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_versions_asked_at_once_are_kept_apart(parts: SimpleNamespace) -> None:
     rng = random.Random(0)
     wanted = [rng.choice([parts.a, parts.b]) for _ in range(60)]
@@ -90,6 +94,7 @@ async def test_versions_asked_at_once_are_kept_apart(parts: SimpleNamespace) -> 
     assert all(worst(parts, PROMPT, d) < 1e-4 for d in done)
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_score_agrees_with_transformers_also_after_a_cached_prefix(parts: SimpleNamespace) -> None:
     done = await parts.engine.generate(ask(parts.a))
     ids = PROMPT + done.token_ids
@@ -101,6 +106,7 @@ async def test_score_agrees_with_transformers_also_after_a_cached_prefix(parts: 
     assert await parts.engine.score(PROMPT[:1], parts.a) == []
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_seeded_tokens_are_the_same_alone_and_in_a_crowd(parts: SimpleNamespace) -> None:
     rng = random.Random(1)
     mine = [ask(parts.a, seed=i, prompt_ids=[1, 3, *rng.choices(range(5, 90), k=50 + i)]) for i in range(8)]
@@ -111,6 +117,7 @@ async def test_seeded_tokens_are_the_same_alone_and_in_a_crowd(parts: SimpleName
     assert len({tuple(d.token_ids) for d in alone}) == 8
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_stop_string_ends_the_response_and_stays_in_it(parts: SimpleNamespace) -> None:
     stops = ["a", STEP_END]
     done = await parts.engine.generate_many([ask(parts.a, i, stop=stops, max_tokens=150) for i in range(24)])
@@ -122,6 +129,7 @@ async def test_a_stop_string_ends_the_response_and_stays_in_it(parts: SimpleName
         assert "".join(VOCAB[t] for t in d.token_ids if t > 4) == d.text
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_the_end_token_is_the_last_token(parts: SimpleNamespace) -> None:
     done = await parts.engine.generate_many([ask(parts.a, i, max_tokens=150) for i in range(16)])
     for d in done:
@@ -129,6 +137,7 @@ async def test_the_end_token_is_the_last_token(parts: SimpleNamespace) -> None:
         assert len(d.token_ids) == 150 or d.finish == "stop"
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_what_does_not_fit_is_clipped_never_an_error(parts: SimpleNamespace) -> None:
     limit = parts.engine.max_len
     assert limit == 256
@@ -140,6 +149,7 @@ async def test_what_does_not_fit_is_clipped_never_an_error(parts: SimpleNamespac
         assert (full.token_ids, full.finish) == ([], "length")
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_bad_request_fails_alone(parts: SimpleNamespace) -> None:
     good = asyncio.create_task(parts.engine.generate(ask(parts.a)))
     with pytest.raises(ValueError):
@@ -149,6 +159,7 @@ async def test_a_bad_request_fails_alone(parts: SimpleNamespace) -> None:
     assert (await good).token_ids
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_weights_that_fail_their_probe_are_refused_and_the_old_stay(parts: SimpleNamespace) -> None:
     bad_dir = make_model(parts.folder / "bad", seed=3)
     theirs = logprobs_of(parts.models[parts.a], PROMPT)
@@ -161,6 +172,7 @@ async def test_weights_that_fail_their_probe_are_refused_and_the_old_stay(parts:
         assert (await parts.engine.generate(ask(parts.a))).logprobs == before.logprobs
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_weights_that_pass_their_probe_are_served(parts: SimpleNamespace) -> None:
     good_dir = make_model(parts.folder / "good", seed=4)
     model = reference(good_dir)
@@ -174,19 +186,21 @@ async def test_weights_that_pass_their_probe_are_served(parts: SimpleNamespace) 
     assert parts.status.fields["probe"] < 1e-4
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_weights_that_do_not_fit_or_are_gone_are_refused_and_the_old_stay(parts: SimpleNamespace) -> None:
     before = await parts.engine.generate(ask(parts.a))
     misfit = parts.catalog.add(announced(corrupt(Path(parts.catalog.by_sha(parts.a).path), parts.folder / "misfit"), 9))
     gone = parts.catalog.add(announced(parts.folder / "misfit", 10, sha256="0" * 64, path=str(parts.folder / "gone")))
-    with pytest.raises(ProbeFailed, match="do not fit the model: model.layers.0.mlp.down_proj.weight"):
+    with pytest.raises(ProbeFailed, match=r"do not fit the model: .*down_proj\.weight"):
         await parts.engine.generate(ask(misfit.sha256))
-    with pytest.raises(UnknownWeights, match="no \\*.safetensors"):
+    with pytest.raises(UnknownWeights, match=r"no \*\.safetensors"):
         await parts.engine.generate(ask(gone.sha256))
     assert (await parts.engine.generate(ask(parts.a))).logprobs == before.logprobs
     back = await parts.engine.generate(ask(parts.b))
     assert worst(parts, PROMPT, back) < 1e-4
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_caller_that_gives_up_frees_its_place(parts: SimpleNamespace) -> None:
     task = asyncio.create_task(parts.engine.generate(ask(parts.a, max_tokens=190)))
     await asyncio.sleep(0.02)
@@ -197,6 +211,7 @@ async def test_a_caller_that_gives_up_frees_its_place(parts: SimpleNamespace) ->
     assert parts.engine.stats().waiting == 0
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_tokens_are_counted_once(parts: SimpleNamespace) -> None:
     before = parts.engine.stats().tokens
     done = await parts.engine.generate_many([ask(parts.a, i) for i in range(5)])
@@ -204,6 +219,7 @@ async def test_tokens_are_counted_once(parts: SimpleNamespace) -> None:
     assert parts.status.counts["tokens"] == parts.engine.stats().tokens
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_zz_an_engine_that_breaks_fails_everything_at_once(parts: SimpleNamespace) -> None:
     """The last test of this engine."""
 

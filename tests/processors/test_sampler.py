@@ -1,4 +1,4 @@
-"""The sampler on the real engine: whole groups, token-exact, with behaviour log-probs and the version they came from."""
+"""The sampler on the real engine: whole groups, token-exact, with behaviour log-probs and their version."""
 
 import asyncio
 from collections.abc import Iterator
