@@ -120,10 +120,24 @@ class Core:
         """
         check_fit(path, self._path)
         self._engine.collective_rpc("reload_weights", kwargs={"weights_path": path})
+        self._engine.apply_model(_pack_head)
 
     def shutdown(self) -> None:
         """Give the engine's memory back."""
         self._engine.engine_core.shutdown()
+
+
+def _pack_head(model: torch.nn.Module) -> None:
+    """Pack a tied head anew.
+
+    The CPU's linear layers keep a packed copy of their weight, and a reload renews only those of layers that are in
+    the file, which a head that is tied to the embedding is not.
+    """
+    head = getattr(model, "lm_head", None)
+    if head is not None and hasattr(head, "cpu_linear"):
+        from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+        dispatch_cpu_unquantized_gemm(head, remove_weight=False)
 
 
 def _sampled(output: Any) -> Sampled:  # noqa: ANN401 - vLLM's RequestOutput

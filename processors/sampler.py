@@ -1,16 +1,15 @@
-"""The stage 'sample': Prompt in, RolloutGroup out. All responses of a group under the newest version, token-exact.
+"""The stage 'sample': Prompt in, RolloutGroup out. All responses of a group under one version, token-exact.
 
-How many groups are under way, and so how stale one can be when it is trained on, is decided where they are let in
-(producers/admission.py).
+The version is the newest that the engine accepts. How many groups are under way, and so how stale one can be when it is
+trained on, is decided where they are let in (producers/admission.py).
 """
 
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from processors.app import attach, stage_app
 from processors.chat import Chat, resolve
-from processors.policy import Completion, Engine, Request
-from processors.searcher import Catalog
+from processors.policy import Completion, Engine, ProbeFailed, Request
 from processors.status import Status
 from schemas.messages import Message, Prompt, Rollout, RolloutGroup, Span, Weights, content_id
 from schemas.settings import Settings
@@ -19,18 +18,27 @@ from schemas.topics import BY_NAME
 STAGE = "sample"
 
 
+class Catalog(Protocol):
+    """What a sampler asks of processors.versions.Versions."""
+
+    def all(self) -> list[Weights]:
+        """Every version, oldest first."""
+
+
 def build(settings: Settings, engine: Engine, versions: Catalog, status: Status) -> Any:  # noqa: ANN401 - a faust.App
     """The Faust app of this stage, ready for app.run."""
     chat = Chat(resolve(settings.policy.path), settings.policy)
     app = stage_app(STAGE, settings)
 
     async def handle(prompt: Prompt, _source: object) -> list[Message]:
-        weights = versions.latest()
-        if weights is None:
-            raise LookupError("no weights were announced")
-        group = await sample(prompt, weights, settings=settings, engine=engine, chat=chat)
-        status.set(version=weights.version)
-        return [group]
+        for weights in reversed(versions.all()):
+            try:
+                group = await sample(prompt, weights, settings=settings, engine=engine, chat=chat)
+            except ProbeFailed:
+                continue  # the engine has said so; it keeps serving the version before
+            status.set(version=weights.version)
+            return [group]
+        raise LookupError("no announced version can be served")
 
     attach(app, BY_NAME["prompts"], handle, status, settings, limit=settings.sample.groups_in_flight)
     return app

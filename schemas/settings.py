@@ -216,7 +216,8 @@ class SftSection(Section, frozen=True, kw_only=True):
     """Publish at least this often (seconds), 0 = by steps only."""
     hand_over_steps: int = 60
     """After this many steps SFT publishes its last version and RL takes over; 0 = never."""
-    loss_on: Literal["all", "response"] = "all"
+    loss_on: Literal["all", "response"] = "response"
+    """The paper: all. The tiny policy's questions are random numbers, of which nothing can be learned."""
     grad_clip: Positive = 1.0
     threads: Count = 1
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -219,7 +219,7 @@ def _loss(model: "PreTrainedModel", batch: list[tuple[list[int], list[int]]]) ->
 
 
 def _optimizers(model: "PreTrainedModel", recipe: Recipe) -> list[Any]:
-    """Muon for the layers' matrices (three times fewer tokens than AdamW to the same loss here), AdamW for the rest."""
+    """Muon for the layers' matrices (the same loss for fewer tokens in short trials here), AdamW for the rest."""
     import torch
 
     matrices = [weight for name, weight in model.named_parameters() if architecture.is_matrix(name)]

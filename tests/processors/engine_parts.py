@@ -40,6 +40,7 @@ def make_model(directory: Path, *, seed: int, hidden: int = 64, layers: int = 2,
         eos_token_id=2,
         pad_token_id=0,
         initializer_range=0.1,
+        tie_word_embeddings=True,  # as small policies have it: the head is in no file, and must follow a reload
     )
     LlamaForCausalLM(config).save_pretrained(directory)
     content = json.loads((directory / "config.json").read_text())
@@ -76,6 +77,9 @@ class Announced:
 
     def by_sha(self, sha: str) -> Weights | None:
         return self.known.get(sha)
+
+    def all(self) -> list[Weights]:
+        return sorted(self.known.values(), key=lambda w: w.version)
 
     def latest(self, trainers: tuple[str, ...] | None = None) -> Weights | None:
         fitting = [w for w in self.known.values() if trainers is None or w.trainer in trainers]

@@ -2,9 +2,9 @@
 
 To copy, a transformer needs one head that looks at the token before and, a layer on, one that looks for the place where
 its own token stood before and takes what followed (an induction head: Olsson et al. 2022, arXiv 2209.11895). A small
-model finds these two by itself only after more tokens than minutes on two cores can give (measured here: copying still
-at 0 of 50 after two million), so they are given; everything is trained from there on. The idea of structured first
-weights is from Trockman and Kolter (2023, arXiv 2305.09828); this layout is ours.
+model finds these two by itself only after more tokens than minutes on two cores can give (measured here: with these
+weights the loss after 140 steps was below that of 700 steps without), so they are given; everything is trained from
+there on. The idea of structured first weights is from Trockman and Kolter (2023, arXiv 2305.09828); this one is ours.
 """
 
 from collections.abc import Mapping
@@ -84,7 +84,8 @@ def _copying(model: "PreTrainedModel", noise: "torch.Generator") -> None:
     size = model.config.head_dim
     hidden = model.config.hidden_size
     basis = torch.linalg.qr(torch.randn(hidden - 1, hidden - 1, generator=noise))[0]
-    basis = torch.nn.functional.pad(basis, (1, 0))  # orthonormal rows that leave dimension 0 alone
+    # Orthonormal rows that leave dimension 0 alone; the last one is empty, for want of a further dimension.
+    basis = torch.nn.functional.pad(basis, (1, 0, 0, 1))
     said, before = basis[:size], basis[size : 2 * size]  # where a token stands, where the one before it will stand
     first = model.model.layers[0].self_attn
     for head, offset in enumerate(OFFSETS[: model.config.num_attention_heads]):
