@@ -126,7 +126,9 @@ async def test_a_stop_string_ends_the_response_and_stays_in_it(parts: SimpleName
     for d in stopped:
         assert d.text.endswith(tuple(stops))
         assert VOCAB[d.token_ids[-1]] in {"a", "\n\n", "\n"}
-        assert "".join(VOCAB[t] for t in d.token_ids if t > 4) == d.text
+        said = "".join(VOCAB[t] for t in d.token_ids if t > 4)
+        assert said.startswith(d.text)
+        assert len(said) <= len(d.text) + 1, "only a token that spans the stop string reaches past it"
 
 
 @pytest.mark.asyncio(loop_scope="module")
