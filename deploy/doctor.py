@@ -8,10 +8,10 @@ from pathlib import Path
 
 import msgspec
 import psutil
-from processors.dataset import Datasets
 
 from deploy.placement import has_gpu, is_shared
 from processors import chat, kafka
+from processors.dataset import Datasets
 from schemas.settings import Settings
 from schemas.tables import TABLES
 
