@@ -21,6 +21,7 @@ from trainers.session import Session, TrainerBusy
 
 FLAGS = (
     "sft.min_examples=24",
+    "sft.loss_on=all",
     "sft.batch_tokens=400",
     "sft.lr=0.003",
     "sft.publish_steps=3",
