@@ -7,7 +7,6 @@ names under other UUIDs, and offsets that start again.
 
 import contextlib
 import fcntl
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from processors import kafka
 from processors.dataset import Datasets, app_id
 from processors.rows import Buffer, Place, Unwritable, message_batch, node_batch
 from processors.status import Status
+from processors.stopping import stop_event
 from schemas import messages as m
 from schemas.codec import BadMessage, content_sha, decode
 from schemas.errors import Told
@@ -48,10 +48,9 @@ def run(settings: Settings, topics: list[str], status: Status) -> None:
         BrokerMissing: when no broker answers at the start.
         TableBusy: when another sink has one of the tables.
     """
-    stopping = threading.Event()
     datasets = Datasets(Path(settings.factory.data) / "datasets")
     datasets.create()
-    with _signals(stopping), _owning(datasets, topics):
+    with stop_event() as stopping, _owning(datasets, topics):
         sink = Sink(settings, datasets, topics, status)
         sink.session(stopping)
         while not stopping.wait(RETRY_S):
@@ -273,17 +272,3 @@ def _owning(datasets: Datasets, topics: list[str]) -> Iterator[None]:
                         raise TableBusy(f"another sink writes the table {name!r}: stop it first") from None
                     time.sleep(0.1)
         yield
-
-
-@contextlib.contextmanager
-def _signals(stopping: threading.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT ask to stop; the handlers that were there come back afterwards."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, lambda *_: stopping.set()) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
