@@ -2,7 +2,8 @@
 
 The server must be this worker's own where weights change: versions are switched through the development endpoints
 (`VLLM_SERVER_DEV_MODE=1`), which act on the whole server. Without them it serves the base policy and nothing else.
-Start it with `--logprobs-mode processed_logprobs`, or the importance ratios of RL are biased.
+Start it with `--logprobs-mode processed_logprobs`, or the importance ratios of RL are biased. A server on a CPU cannot
+renew a tied head (engine_core.py says why): the probe then refuses every version but the one it was started with.
 """
 
 import asyncio

@@ -19,7 +19,9 @@ PROMPT = [1, 3, *range(20, 84)]
 """Two full prefix-cache blocks and a little."""
 
 
-def make_model(directory: Path, *, seed: int, hidden: int = 64, layers: int = 2, positions: int = 256) -> Path:
+def make_model(
+    directory: Path, *, seed: int, hidden: int = 64, layers: int = 2, positions: int = 256, tied: bool = True
+) -> Path:
     """A random policy of about 0.1M parameters, in float32."""
     tokens = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(VOCAB)}, merges=[("\n", "\n")]))
     tokens.decoder = decoders.Fuse()
@@ -40,7 +42,7 @@ def make_model(directory: Path, *, seed: int, hidden: int = 64, layers: int = 2,
         eos_token_id=2,
         pad_token_id=0,
         initializer_range=0.1,
-        tie_word_embeddings=True,  # as small policies have it: the head is in no file, and must follow a reload
+        tie_word_embeddings=tied,  # as small policies are: the head is in no file, and must follow a reload
     )
     LlamaForCausalLM(config).save_pretrained(directory)
     content = json.loads((directory / "config.json").read_text())

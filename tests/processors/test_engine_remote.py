@@ -36,7 +36,7 @@ def test_no_server_is_said_in_a_sentence(make_settings, monkeypatch, tmp_path: P
 def served(tmp_path_factory: pytest.TempPathFactory):
     """A random policy and the address of the server that has it."""
     folder = tmp_path_factory.mktemp("served")
-    policy = make_model(folder / "policy", seed=0)
+    policy = make_model(folder / "policy", seed=0, tied=False)
     port = free_port()
     environment = {
         **os.environ, "VLLM_SERVER_DEV_MODE": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -69,9 +69,9 @@ def served(tmp_path_factory: pytest.TempPathFactory):
 @pytest.mark.slow
 def test_versions_take_turns_and_every_log_prob_is_their_own(served, make_settings, tmp_path: Path) -> None:
     policy, url = served
-    other = make_model(tmp_path / "other", seed=1)
+    other = make_model(tmp_path / "other", seed=1, tied=False)
     first, second = announced(policy, 0, trainer="base"), announced(other, 1)
-    third = make_model(tmp_path / "third", seed=2)
+    third = make_model(tmp_path / "third", seed=2, tied=False)
     broken = announced(third, 2, probe_ids=PROMPT[:8], probe_logprobs=[-1.0] * 7)
     misfit = announced(corrupt(policy, tmp_path / "misfit"), 3)
     settings = make_settings(f"engine.url={url}", "engine.switch_after_s=0.2", f"policy.path={policy}")
