@@ -1,7 +1,6 @@
-"""Monte Carlo tree search over solutions, as a generator: it yields batches of requests and is sent their answers.
+"""Monte Carlo tree search over solutions: the paper's strategy. Pure; strategy.py says how it is driven.
 
-Pure on purpose: no engine, no broker, no event loop and no clock, so that the same answers give the same tree and the
-whole search is property-tested with a scripted policy. The method is section 1 of ASTRO (arXiv 2507.00417):
+The method is section 1 of ASTRO (arXiv 2507.00417):
 
 - state = the prompt and the steps so far, token-exact; action = the next step, sampled up to a blank line;
 - selection: argmax_a Q(S,a) + c_puct pi(a|S) sqrt(N(S)) / (1 + N(S,a)); pi = softmax over siblings of the mean
@@ -10,62 +9,21 @@ whole search is property-tested with a scripted policy. The method is section 1 
 - R(S) of a new node: the share of correct ones among M rollouts, one request each; of a terminal node: its verdict;
 - backup: mcts_tree.backup.
 
-Departures, each a setting or stated here [ours]: the root is a new node too and gets its M rollouts first; a node may
-be sampled again (mcts_tree.Arena.wants_expansion) because a root expanded once loses to best-of-N; terminal nodes are
-not selected again; rollouts are kept as paths (`adopt`); the search stops when it holds what linearization needs
-(`stop_early`); a step that is never finished, or a response that ends without an answer, is a terminal node whose
-verdict is 'unparsable'. The tree is consistent at every yield, so it can be published when time is up.
+Departures, each a setting or stated here [ours]: M is an upper bound (`adaptive`, the race of adaptive.py); the root is
+a new node too and gets its rollouts first; a node may be sampled again (mcts_tree.Arena.wants_expansion) because a root
+expanded once loses to best-of-N; terminal nodes are not selected again; rollouts are kept as paths (`adopt`); a tree
+stops when it holds what linearization needs (`stop_early`); a step that is never finished, or a response that ends
+without an answer, is a terminal node whose verdict is 'unparsable'.
 """
 
-import hashlib
-import re
-from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, cast
 
-import msgspec
-
+from processors.adaptive import Tally, next_round, racing
 from processors.answers import answer_key
 from processors.chat import STEP_END
-from processors.mcts_tree import Arena, Branch, backup
-from processors.steps import Sampled, Speaker, Step, final_text, read_step, reflects, split
-from schemas.messages import Outcome
-from schemas.settings import SearchSection
-
-
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """One sequence to sample from the policy."""
-
-    prompt_ids: list[int]
-    max_tokens: int
-    seed: int
-    stop: list[str] = []
-
-
-class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One text whose answer is to be graded."""
-
-    text: str
-
-
-class Graded(Protocol):
-    """What a grader answers to a Check (processors/grading.py's Verdict is one)."""
-
-    @property
-    def outcome(self) -> Outcome:
-        """The verdict."""
-
-    @property
-    def answer(self) -> str:
-        """The answer it read."""
-
-
-Batch = list[Ask] | list[Check]
-Answers = Sequence[Sampled] | Sequence[Graded]
-R = TypeVar("R")
-Talk = Generator[Batch, Answers, R]
-VOTE_TOKENS = 64
-_YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
+from processors.mcts_tree import Branch, backup
+from processors.steps import Sampled, Step, final_text, read_step, reflects, split
+from processors.strategy import Ask, Check, Graded, Strategy, Talk
 
 
 @dataclass(slots=True)
@@ -97,72 +55,62 @@ class Draft:
         return self.known is None and self.step is not None and self.step.dead
 
     @property
+    def correct(self) -> int:
+        """Rollouts that ended right."""
+        return sum(graded.outcome == "correct" for graded in self.graded)
+
+    @property
+    def value(self) -> float:
+        """The mean verifier score of its rollouts, 0 without any."""
+        return self.correct / len(self.graded) if self.graded else 0.0
+
+    @property
+    def tally(self) -> Tally:
+        """What is known of its value."""
+        if self.known is not None and self.known.terminal:
+            return _tally(self.known)
+        if self.to_grade or self.dead:
+            return Tally(exact=float(self.verdict is not None and self.verdict.outcome == "correct"))
+        return Tally(correct=self.correct, trials=len(self.graded))
+
+    @property
     def to_roll(self) -> bool:
         """Whether it needs rollouts."""
         terminal = self.known.terminal if self.known is not None else self.to_grade or self.dead
         return self.new and not terminal
 
 
-class Search:
-    """One tree. Drive `run()`: send it the answers to each batch, in order and of the same length.
-
-    Args:
-        question: the problem's text (for the votes).
-        speaker: tokenizer and chat format.
-        settings: the [search] section.
-        seed: every request's own seed derives from it and the request's number.
-        context: tokens that prompt and response may have together.
-        enough_wrong: distinct wrong answers at which a solved tree stops.
-
-    Raises:
-        ValueError: for a prompt that leaves no room for a step.
-    """
-
-    def __init__(
-        self, question: str, speaker: Speaker, settings: SearchSection, *, seed: int, context: int, enough_wrong: int
-    ) -> None:
-        self.question, self.speaker, self.settings = question, speaker, settings
-        self.seed, self.context, self.enough_wrong = seed, context, enough_wrong
-        self.prompt = speaker.prompt_ids(question)
-        room = context - len(self.prompt)
-        if room < settings.step_tokens:
-            raise ValueError(f"a prompt of {len(self.prompt)} tokens leaves no room in a context of {context}")
-        self.arena = Arena(settings, room)
-        self.iterations = self.requests = self.generated_tokens = self.prompt_tokens = self.cuts = 0
+class Mcts(Strategy):
+    """PUCT search; see Strategy for its arguments and how to drive it."""
 
     def run(self) -> Talk[None]:
         """The search, from the root's rollouts to the budget's end."""
-        root = Draft(state=self.prompt)
-        yield from self._evaluate([root])
-        self._score(self.arena.root, root)
-        self._adopt(self.arena.root, root)
-        yield from self._vote()
-        while self.iterations < self.settings.iterations and not self.complete:
-            leaf = self.arena.select()
+        yield from self._root()
+        while not (reason := self.enough()):
+            leaf = self.arena.select() if self.iterations < self.settings.iterations else None
             if leaf is None:
-                return
+                reason = "budget" if self.iterations >= self.settings.iterations else "exhausted"
+                break
             yield from self._expand(leaf)
             self.iterations += 1
+        self.stopped = reason
 
-    @property
-    def solved(self) -> bool:
-        """A correct terminal exists, that passed the votes where votes are on."""
-        return any(node.verdict == "correct" and self._passed(node) for node in self.arena.nodes)
-
-    @property
-    def complete(self) -> bool:
-        """Whether linearization has all it needs, and settings.stop_early says to stop then."""
-        wrong = {answer_key(node.answer) for node in self.arena.nodes if node.verdict == "wrong"}
-        return self.settings.stop_early and len(wrong) >= self.enough_wrong and self.solved
-
-    def _passed(self, node: Branch) -> bool:
-        return node.votes >= self.settings.votes and node.votes_yes == node.votes
+    def _root(self) -> Talk[None]:
+        """The root's rollouts: whole solutions, so in rounds that end as soon as the tree has enough."""
+        root, draft = self.arena.root, Draft(state=self.prompt)
+        root.visits = 1
+        while self._due(draft) and not (draft.rolled and self.enough()):
+            yield from self._round([draft], grade=[])
+            root.rollouts, root.rollouts_correct = len(draft.graded), draft.correct
+            root.value = root.q = draft.value
+            self._adopt(root, draft)
+            yield from self._vote()
 
     def _expand(self, leaf: Branch) -> Talk[None]:
         state = self.prompt + [token for node in leaf.path() for token in node.token_ids]
         asks = [self._request(state, self.settings.step_tokens, [STEP_END]) for _ in range(self.settings.k)]
         drafts = self._drafts(leaf, state, (yield from self._ask(asks)))
-        yield from self._evaluate(drafts)
+        yield from self._evaluate(leaf, drafts)
         leaf.expansions += 1
         leaf.spent = not any(draft.new for draft in drafts)
         fresh = [(self._commit(leaf, draft), draft) for draft in drafts]
@@ -193,25 +141,47 @@ class Search:
                 first.state, first.step = draft.state, draft.step
         return list(drafts.values())
 
-    def _evaluate(self, drafts: list[Draft]) -> Talk[None]:
-        """Roll out and grade: all rollouts of one prefix lie side by side, all texts are graded in one batch."""
-        rolling = [(draft, self._rolls(draft)) for draft in drafts if draft.to_roll]
-        rolled = iter((yield from self._ask([ask for _, asks in rolling for ask in asks])))
-        for draft, asks in rolling:
-            draft.rolled = [next(rolled) for _ in asks]
-            draft.texts = [self.speaker.decode(sampled.token_ids) for sampled in draft.rolled]
-        terminals = [draft for draft in drafts if draft.to_grade]
-        checks = [Check(text=draft.step.text) for draft in terminals if draft.step is not None]
-        checks += [Check(text=final_text(text)) for draft, _ in rolling for text in draft.texts]
+    def _evaluate(self, leaf: Branch, drafts: list[Draft]) -> Talk[None]:
+        """Grade the new terminals and roll out the other new nodes, as long as it may decide something."""
+        again = {draft.step.text for draft in drafts if draft.step is not None and draft.new}
+        old = [_tally(child) for child in leaf.children if not child.adopted and child.text not in again]
+        grade = [draft for draft in drafts if draft.to_grade]
+        going = [draft for draft in drafts if draft.to_roll and self._due(draft)]
+        while going or grade:
+            yield from self._round(going, grade)
+            grade = []
+            new = [draft for draft in drafts if draft.new]
+            race = racing([draft.tally for draft in new], old, self.settings.race_z, self.settings.race_margin)
+            contested = [draft for draft, goes in zip(new, race, strict=True) if goes]
+            going = [draft for draft in contested if draft.to_roll and self._due(draft)]
+
+    def _round(self, rolling: list[Draft], grade: list[Draft]) -> Talk[None]:
+        """One batch of rollouts, those of one prefix side by side, and one of verdicts on them and on `grade`."""
+        asking = [(draft, self._rolls(draft)) for draft in rolling]
+        rolled = iter((yield from self._ask([ask for _, asks in asking for ask in asks])))
+        checks = [Check(text=draft.step.text) for draft in grade if draft.step is not None]
+        for draft, asks in asking:
+            fresh = [next(rolled) for _ in asks]
+            texts = [self.speaker.decode(sampled.token_ids) for sampled in fresh]
+            draft.rolled += fresh
+            draft.texts += texts
+            checks += [Check(text=final_text(text)) for text in texts]
         graded = iter((yield from self._check(checks)))
-        for draft in terminals:
+        for draft in grade:
             draft.verdict = next(graded)
-        for draft, asks in rolling:
-            draft.graded = [next(graded) for _ in asks]
+        for draft, asks in asking:
+            draft.graded += [next(graded) for _ in asks]
+
+    def _due(self, draft: Draft) -> int:
+        """How many rollouts the draft gets in its next round: all M at once where the search is not adaptive."""
+        if len(draft.state) >= self.context:
+            return 0
+        done, most = len(draft.rolled), self.settings.rollouts
+        return next_round(done, most) if self.settings.adaptive else most - done
 
     def _rolls(self, draft: Draft) -> list[Ask]:
         limit = min(self.settings.rollout_tokens, self.context - len(draft.state))
-        return [self._request(draft.state, limit, []) for _ in range(self.settings.rollouts if limit > 0 else 0)]
+        return [self._request(draft.state, limit, []) for _ in range(self._due(draft))]
 
     def _commit(self, leaf: Branch, draft: Draft) -> Branch:
         """The draft's node in the tree: a new one, or the child that has its text."""
@@ -229,12 +199,8 @@ class Search:
         if branch.terminal and not branch.verdict:
             branch.verdict = "unparsable" if draft.verdict is None else draft.verdict.outcome
             branch.answer = "" if draft.verdict is None else draft.verdict.answer
-        branch.rollouts = len(draft.graded)
-        branch.rollouts_correct = sum(graded.outcome == "correct" for graded in draft.graded)
-        if branch.terminal:
-            branch.value = float(branch.verdict == "correct")
-        elif branch.rollouts:
-            branch.value = branch.rollouts_correct / branch.rollouts
+        branch.rollouts, branch.rollouts_correct = len(draft.graded), draft.correct
+        branch.value = float(branch.verdict == "correct") if branch.terminal else draft.value
         backup(branch)
 
     def _adopt(self, branch: Branch, draft: Draft) -> None:
@@ -254,49 +220,9 @@ class Search:
                     present.add(key)
                     break
 
-    def _vote(self) -> Talk[None]:
-        """Ask the policy, settings.votes times, whether each new correct solution is right."""
-        pending = [node for node in self.arena.nodes if node.verdict == "correct" and node.votes < self.settings.votes]
-        voting = [(node, self._ballots(node)) for node in pending]
-        said = iter((yield from self._ask([ask for _, asks in voting for ask in asks])))
-        for node, asks in voting:
-            votes = [says_yes(self.speaker.decode(next(said).token_ids)) for _ in asks]
-            node.votes, node.votes_yes = len(votes), sum(votes)
 
-    def _ballots(self, node: Branch) -> list[Ask]:
-        solution = STEP_END.join(step.text for step in node.path()[1:])
-        prompt = self.speaker.prompt_ids(vote_question(self.question, solution))
-        limit = min(VOTE_TOKENS, self.context - len(prompt))
-        return [self._request(prompt, limit, []) for _ in range(self.settings.votes if limit > 0 else 0)]
-
-    def _request(self, prompt: list[int], max_tokens: int, stop: list[str]) -> Ask:
-        digest = hashlib.sha256(f"{self.seed}:{self.requests}".encode()).digest()
-        self.requests += 1
-        return Ask(prompt_ids=prompt, max_tokens=max_tokens, seed=int.from_bytes(digest[:4], "big"), stop=stop)
-
-    def _ask(self, asks: list[Ask]) -> Talk[list[Sampled]]:
-        if not asks:
-            return []
-        answers = list(cast("Sequence[Sampled]", (yield asks)))
-        assert len(answers) == len(asks)
-        self.prompt_tokens += sum(len(ask.prompt_ids) for ask in asks)
-        self.generated_tokens += sum(len(answer.token_ids) for answer in answers)
-        return answers
-
-    def _check(self, checks: list[Check]) -> Talk[list[Graded]]:
-        if not checks:
-            return []
-        answers = list(cast("Sequence[Graded]", (yield checks)))
-        assert len(answers) == len(checks)
-        return answers
-
-
-def vote_question(question: str, solution: str) -> str:
-    """What the policy is asked about its own solution."""
-    return f"{question}\n\nProposed solution:\n{solution}\n\nIs this solution correct? Reply with yes or no only."
-
-
-def says_yes(reply: str) -> bool:
-    """The last yes or no of a reply; none of them is a no."""
-    words = _YES_NO.findall(reply)
-    return bool(words) and words[-1].lower() == "yes"
+def _tally(sibling: Branch) -> Tally:
+    """What is known of a child from before."""
+    if sibling.terminal:
+        return Tally(exact=sibling.value)
+    return Tally(correct=sibling.rollouts_correct, trials=sibling.rollouts)

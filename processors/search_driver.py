@@ -6,18 +6,21 @@ pinned weights) is derived here, so that the same problem, seed, weights and set
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
-from processors.mcts import Answers, Ask, Batch, Check, Graded, Search
+from processors.mcts import Mcts
 from processors.policy import Completion, Request
+from processors.sampling import Sampling
 from processors.steps import Speaker
+from processors.strategy import Answers, Ask, Batch, Check, Graded, Strategy
 from schemas.messages import Problem, Tree, Weights, content_id
 from schemas.settings import Settings
 
-STRATEGY = "mcts"
+STRATEGIES: Mapping[str, type[Strategy]] = {"mcts": Mcts, "sample": Sampling, "best_of_n": Sampling}
+"""By settings.search.strategy."""
 
 
 class Generator(Protocol):
@@ -49,7 +52,7 @@ class Driver:
     def __init__(self, settings: Settings, engine: Generator, grader: Grading, chat: Speaker, *, context: int) -> None:
         self.settings, self.engine, self.grader, self.chat, self.context = settings, engine, grader, chat, context
 
-    async def grow(self, problem: Problem, weights: Weights) -> tuple[Tree, Search]:
+    async def grow(self, problem: Problem, weights: Weights) -> tuple[Tree, Strategy]:
         """The tree of a problem, searched with these weights to the end, and the finished search.
 
         When settings.search.timeout_s is over, the tree is given as it stands after its last whole iteration.
@@ -59,24 +62,32 @@ class Driver:
             Aborted: the engine gave a request up.
         """
         start = time.monotonic()
-        seed = tree_seed(problem, self.settings)
-        search = Search(
-            problem.question,
-            self.chat,
-            self.settings.search,
-            seed=seed,
-            context=self.context,
-            enough_wrong=self.settings.linearize.max_wrong + 1,
-        )
+        search = self.begin(problem)
         try:
             async with asyncio.timeout(self.settings.search.timeout_s) as limit:
                 await self._drive(search, problem, weights)
         except TimeoutError:
             if not limit.expired():
                 raise
-        return self._tree(search, problem, weights, seed, time.monotonic() - start), search
+            search.stopped = "timeout"
+        return self._tree(search, problem, weights, time.monotonic() - start), search
 
-    async def _drive(self, search: Search, problem: Problem, weights: Weights) -> None:
+    def begin(self, problem: Problem) -> Strategy:
+        """The search over a problem, not yet run.
+
+        Raises:
+            ValueError: the problem's prompt leaves no room for a step.
+        """
+        return STRATEGIES[self.settings.search.strategy](
+            problem.question,
+            self.chat,
+            self.settings.search,
+            seed=tree_seed(problem, self.settings),
+            context=self.context,
+            enough_wrong=self.settings.linearize.max_wrong + 1,
+        )
+
+    async def _drive(self, search: Strategy, problem: Problem, weights: Weights) -> None:
         run = search.run()
         batch = next(run, None)
         while batch is not None:
@@ -117,21 +128,22 @@ class Driver:
                 error = error.exceptions[0]
             raise error from group
 
-    def _tree(self, search: Search, problem: Problem, weights: Weights, seed: int, seconds: float) -> Tree:
+    def _tree(self, search: Strategy, problem: Problem, weights: Weights, seconds: float) -> Tree:
         return Tree(
             id=tree_id(problem, self.settings),
             problem=problem,
             nodes=[node.freeze() for node in search.arena.nodes],
-            strategy=STRATEGY,
+            strategy=self.settings.search.strategy,
             policy_version=weights.version,
             policy_sha=weights.sha256,
-            seed=seed,
+            seed=search.seed,
             iterations=search.iterations,
             generated_tokens=search.generated_tokens,
             prompt_tokens=search.prompt_tokens,
             requests=search.requests,
             seconds=seconds,
             solved=search.solved,
+            stopped=search.stopped,
             settings=msgspec.json.encode(self.settings.search).decode(),
         )
 
@@ -147,5 +159,5 @@ def tree_id(problem: Problem, settings: Settings) -> str:
     The weights' sha is not in it: a problem that is delivered twice, with new weights in between, is one search with
     two copies, of which the first committed one counts.
     """
-    asked = (settings.policy.name, settings.search.policy, STRATEGY, settings.factory.seed)
+    asked = (settings.policy.name, settings.search.policy, settings.search.strategy, settings.factory.seed)
     return content_id("tree", problem.id, *asked)

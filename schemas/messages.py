@@ -74,6 +74,8 @@ class Node(Message, frozen=True, kw_only=True):
     """How many sampled siblings had this very text."""
     cut: bool = False
     """A reserved phrase (a reflection) was found in the step and the step was cut there."""
+    adopted: bool = False
+    """Taken from a rollout: no part of selection and values, so visits, prior and q are 0 above its terminal."""
 
 
 class Tree(Message, frozen=True, kw_only=True):
@@ -93,6 +95,8 @@ class Tree(Message, frozen=True, kw_only=True):
     seconds: float
     solved: bool
     """A correct terminal exists (that passed the votes, where votes are on)."""
+    stopped: str = ""
+    """Why the search ended: complete, too easy, out of reach, tokens, budget, exhausted or timeout."""
     settings: str = ""
     """The [search] settings as JSON."""
 
@@ -118,8 +122,19 @@ class Trace(Message, frozen=True, kw_only=True):
     text: str
     backtracks: int
     wrong_answers: list[str]
+    """Answers of the wrong terminals it was left at; a branch that was left before its terminal has none."""
+    merge: Literal["terminal", "low_q", "random"] = "terminal"
+    """Where wrong branches were left (linearize.merge)."""
+    phrases: bool = True
+    """Whether reflections, verdicts and returns are said in the fixed phrases."""
     rewriter: str = "template"
+    """'template' or 'model'."""
+    rewrites: int = 0
+    """Steps that the model was to put in its own words."""
     fallbacks: int = 0
+    """Those of `rewrites` that kept their own text, because the rewrite failed a check."""
+    fallback_reasons: list[str] = []
+    """The first check that failed, one a fallback, in the order of the steps."""
 
 
 class Example(Message, frozen=True, kw_only=True):
@@ -138,7 +153,7 @@ class Example(Message, frozen=True, kw_only=True):
 
 
 class Prompt(Message, frozen=True, kw_only=True):
-    """A problem chosen for RL. `id` is the group id: content_id(problem id, round)."""
+    """A problem chosen for RL. `id` is the group id: content_id("prompt", problem id, round)."""
 
     id: str
     problem: Problem
@@ -176,7 +191,8 @@ class RolloutGroup(Message, frozen=True, kw_only=True):
     round: int
     prompt_ids: list[int]
     rollouts: list[Rollout]
-    temperature: float
+    temperature: float = 1.0
+    """Of the distribution that the rollouts were drawn from, and that their log-probs are of."""
     seconds: float = 0.0
 
 
@@ -192,6 +208,8 @@ class RewardGroup(Message, frozen=True, kw_only=True):
     rewards: list[float]
     verdicts: list[Outcome]
     backtracks: list[int]
+    temperature: float = 1.0
+    """The rollout group's: what a trainer's log-probs must be of, too."""
 
 
 class Weights(Message, frozen=True, kw_only=True):

@@ -2,15 +2,18 @@
 
 import random
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from processors.chat import STEP_END
-from processors.mcts import Ask, Check, Search
+from processors.mcts import Mcts
+from processors.sampling import Sampling
+from processors.strategy import Ask, Check, Strategy
 from schemas.settings import SearchSection
 
 PIECES = ["", "a", " b", " c", "\n", "\n\n", ".\n\n", "Answer: ", "1", "2", "3", "But wait", "?", " So", "yes", "no"]
+S = TypeVar("S", bound=Strategy)
 EOS, NEWLINE, BLANK, DOT, ANSWER = 0, 4, 5, 6, 7
 
 
@@ -99,11 +102,15 @@ def grade(check: Check) -> Mark:
     return Mark("correct" if answers[-1] == "1" else "wrong", answers[-1])
 
 
-def new_search(settings: SearchSection, seed: int = 0, context: int = 400, enough_wrong: int = 3) -> Search:
-    return Search("q", Words(), settings, seed=seed, context=context, enough_wrong=enough_wrong)
+def new_search(settings: SearchSection, seed: int = 0, context: int = 400, enough_wrong: int = 3) -> Mcts:
+    return Mcts("q", Words(), settings, seed=seed, context=context, enough_wrong=enough_wrong)
 
 
-def drive(search: Search, policy: Policy, each: Any = None) -> Search:
+def new_sampling(settings: SearchSection, seed: int = 0, context: int = 400, enough_wrong: int = 3) -> Sampling:
+    return Sampling("q", Words(), settings, seed=seed, context=context, enough_wrong=enough_wrong)
+
+
+def drive(search: S, policy: Policy, each: Any = None) -> S:
     run = search.run()
     batch = next(run, None)
     while batch is not None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 from scripted import ANSWER, BLANK, EOS, PIECES, Cycle, Policy, Words, drive, new_search
 
 from processors.chat import states_answer
-from processors.mcts import Search, says_yes
+from processors.mcts import Mcts
 from processors.mcts_tree import priors
+from processors.strategy import says_yes
 from schemas.messages import Node
 from schemas.settings import SearchSection
 
@@ -28,14 +30,20 @@ SETTINGS = st.builds(
     widen_power=st.floats(0, 1),
     adopt=st.booleans(),
     stop_early=st.booleans(),
+    adaptive=st.booleans(),
+    race_z=st.floats(0.1, 3),
+    race_margin=st.floats(-0.1, 1),
+    reach=st.sampled_from([0, 0.02, 0.5]),
+    easy=st.sampled_from([0, 0.05, 0.5]),
+    max_tokens=st.sampled_from([0, 1, 100]),
 )
 
 
-def nodes_of(search: Search) -> list[Node]:
+def nodes_of(search: Mcts) -> list[Node]:
     return [node.freeze() for node in search.arena.nodes]
 
 
-def check_shape(search: Search) -> None:
+def check_shape(search: Mcts) -> None:
     nodes = nodes_of(search)
     children: dict[int, list[Node]] = {}
     for index, node in enumerate(nodes):
@@ -54,7 +62,7 @@ def check_shape(search: Search) -> None:
         assert node.verdict == "unparsable" or not node.terminal or states_answer(node.text)
 
 
-def check_values(search: Search) -> None:
+def check_values(search: Mcts) -> None:
     nodes = nodes_of(search)
     inside: dict[int, list[float]] = {node.id: [] for node in nodes}
     for node in reversed(nodes):
@@ -77,7 +85,7 @@ def check_values(search: Search) -> None:
         assert all(child.prior == 0 for child in branch.children if child.adopted)
 
 
-def check_budget(search: Search, policy: Policy) -> None:
+def check_budget(search: Mcts, policy: Policy) -> None:
     s = search.settings
     correct = sum(node.verdict == "correct" for node in search.arena.nodes)
     assert search.iterations <= s.iterations
@@ -91,7 +99,7 @@ def check_budget(search: Search, policy: Policy) -> None:
     assert len({ask.seed for ask in policy.asks}) == len(policy.asks)
 
 
-def check_tokens(search: Search, policy: Policy) -> None:
+def check_tokens(search: Mcts, policy: Policy) -> None:
     """Every path without a cut is, token for token, the beginning of something the policy was given and said."""
     for node in search.arena.nodes:
         if any(step.cut for step in node.path()):
@@ -141,6 +149,34 @@ def test_adopted_paths_give_new_answers_and_no_reflection(settings, seed):
             assert node.verdict in {"correct", "wrong"}
 
 
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(SETTINGS, st.integers(0, 10**6))
+def test_why_it_stopped_is_true(settings, seed):
+    search = drive(new_search(settings, seed), Policy(seed))
+    assert search.stopped in {"complete", "too easy", "out of reach", "tokens", "budget", "exhausted"}
+    assert (search.stopped == "complete") <= (settings.stop_early and search.solved)
+    assert (search.stopped in {"too easy", "out of reach"}) <= settings.adaptive
+    assert (search.stopped == "out of reach") <= (search.graded_correct == 0)
+    assert (search.stopped == "too easy") <= (search.graded_correct == search.graded)
+    assert (search.stopped == "tokens") <= (0 < settings.max_tokens <= search.generated_tokens)
+    assert (search.stopped == "budget") <= (search.iterations == settings.iterations)
+
+
+def test_a_race_is_won_early_and_a_close_one_is_run_to_the_end():
+    """Root: 8 wrong. Then two steps: a's rollouts are all wrong; b's are all right, or every second one is."""
+    a, b, wrong, right = [1, BLANK], [2, BLANK], [ANSWER, 9, EOS], [ANSWER, 8, EOS]
+    settings = SearchSection(k=2, rollouts=8, iterations=1, depth=4, race_z=1.0, race_margin=0.25, stop_early=False)
+    clear = [wrong] * 8 + [a, b] + [wrong] * 2 + [right] * 2
+    search = drive(new_search(settings), Cycle(*clear))
+    assert [node.rollouts for node in search.arena.root.children if not node.adopted] == [2, 2]
+    close = [wrong] * 8 + [a, b] + [wrong, right] * 8
+    search = drive(new_search(settings), Cycle(*close))
+    assert [node.rollouts for node in search.arena.root.children if not node.adopted] == [8, 8]
+    fixed = msgspec.structs.replace(settings, adaptive=False)
+    search = drive(new_search(fixed), Cycle(*clear))
+    assert [node.rollouts for node in search.arena.root.children if not node.adopted] == [8, 8]
+
+
 def test_different_seeds_give_different_trees():
     settings = SearchSection(k=3, rollouts=2, iterations=4)
     assert nodes_of(drive(new_search(settings, 1), Policy())) != nodes_of(drive(new_search(settings, 2), Policy()))
@@ -148,7 +184,8 @@ def test_different_seeds_give_different_trees():
 
 def test_rollouts_of_one_prefix_are_adjacent():
     policy = Policy()
-    drive(new_search(SearchSection(k=4, rollouts=3, iterations=5, stop_early=False)), policy)
+    fixed = SearchSection(k=4, rollouts=3, iterations=5, stop_early=False, adaptive=False)
+    drive(new_search(fixed), policy)
     prefixes = [tuple(ask.prompt_ids) for ask in policy.asks if not ask.stop]
     runs = [prefix for index, prefix in enumerate(prefixes) if index == 0 or prefixes[index - 1] != prefix]
     assert len(runs) == len(set(runs))
@@ -171,6 +208,31 @@ def test_a_tree_by_hand():
     assert (nodes[0].rollouts, nodes[0].value, nodes[2].rollouts_correct) == (1, 0.0, 1)
 
 
+def test_two_expansions_by_hand():
+    """Root: 1 of 2 rollouts right, so R = 1/2. First expansion: a (0 of 2) and b (1 of 2), priors 1/2 each.
+
+    After it N(root) = 3, Q(root) = (1/2 + 0 + 1/2) / 3 = 1/3. Selection at the root, whose second pass may not widen it
+    (ceil(2 ** 0) = 1): a: 0 + sqrt(3) / 2 / 2 = 0.43, b: 1/2 + 0.43, so b. Second expansion, below b: the right answer
+    (verdict 1). Then N(b) = 2, Q(b) = (1 * 1 + 1/2) / 2 = 3/4; N(root) = 4, and
+    Q(root) = (Q_a N_a + Q_b N_b + R) / (N_a + N_b + 1) = (0 + 3/2 + 1/2) / 4 = 1/2.
+    """
+    a, b, wrong, right = [1, BLANK], [2, BLANK], [ANSWER, 9, EOS], [ANSWER, 8, EOS]
+    policy = Cycle(wrong, right, a, b, wrong, wrong, wrong, right, right, right)
+    settings = SearchSection(
+        k=2, rollouts=2, iterations=2, depth=4, c_puct=1.0, widen_power=0.0, adopt=False, stop_early=False
+    )
+    nodes = nodes_of(drive(new_search(settings), policy))
+    assert [(n.text, n.parent, n.visits, n.verdict) for n in nodes] == [
+        ("", -1, 4, ""),
+        ("a", 0, 1, ""),
+        (" b", 0, 2, ""),
+        ("Answer: 1", 2, 1, "correct"),
+    ]
+    assert [n.q for n in nodes] == pytest.approx([1 / 2, 0, 3 / 4, 1])
+    assert [n.value for n in nodes] == pytest.approx([1 / 2, 0, 1 / 2, 1])
+    assert nodes[3].merged == 2
+
+
 def test_a_sampled_step_takes_an_adopted_node_over():
     wrong = [1, BLANK, ANSWER, 9, EOS]
     policy = Cycle(wrong)
@@ -188,7 +250,7 @@ def test_stop_early_needs_a_correct_and_enough_wrong_answers():
         search = drive(new_search(settings, enough_wrong=enough), Cycle(*texts))
         assert search.solved
         assert search.iterations <= iterations
-        assert search.complete == (enough == 2)
+        assert (search.stopped == "complete") == (enough == 2)
 
 
 def test_votes_must_be_unanimous():

@@ -7,9 +7,9 @@ import pytest
 from scripted import Policy, Words
 
 from processors.grading import Grader
-from processors.mcts import Ask
 from processors.policy import Completion, EngineDied, Request
 from processors.search_driver import Aborted, Driver, tree_id, tree_seed
+from processors.strategy import Ask
 from schemas.messages import Problem, Weights, content_id
 from schemas.settings import Settings
 
