@@ -43,6 +43,10 @@ class NoDatasets(Told, RuntimeError):
     """There are no tables in the data directory; the text says what to do."""
 
 
+class OtherColumns(Told, RuntimeError):
+    """A table has not the columns of this version; the text says what to do."""
+
+
 class BadPlace(Told, ValueError):
     """The data directory's path cannot hold tables; the text says why."""
 
@@ -69,6 +73,7 @@ class Datasets:
 
         Raises:
             BadPlace: for a path that Delta or DuckDB would read as a pattern.
+            OtherColumns: for a table made by another version of the factory.
         """
         if odd := sorted(set(str(self.root)) & set("[]*?")):
             raise BadPlace(
@@ -81,6 +86,11 @@ class Datasets:
                 if not (self.root / name / "_delta_log").exists():
                     DeltaTable.create(
                         str(self.root / name), schema=schema, mode="ignore", configuration=dict(_CONFIGURATION)
+                    )
+                elif {field.name for field in self.table(name).schema().fields} != set(schema.names):
+                    raise OtherColumns(
+                        f"{self.root / name} was made by another version of the factory (other columns): "
+                        "go on with that version, or start a new one with --data"
                     )
 
     def table(self, name: str, version: int | None = None) -> DeltaTable:

@@ -10,11 +10,12 @@ import typing
 import duckdb
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from processors.dataset import BadPlace, Datasets, NoDatasets, app_id
+from processors.dataset import BadPlace, Datasets, NoDatasets, OtherColumns, app_id
 from processors.rows import Place, message_batch
 from schemas import messages as m
 from schemas.codec import content_sha, decode, encode
@@ -313,3 +314,11 @@ def test_every_row_says_where_it_was_read(datasets):
         "_sha": content_sha(encode(problem(3))),
     }
     assert row["_time"] == dt.datetime(1970, 1, 1, 0, 0, 0, 17_000, tzinfo=dt.UTC)
+
+
+def test_tables_of_another_version_are_refused(tmp_path):
+    made = Datasets(tmp_path)
+    older = pa.schema([field for field in TABLES["trees"] if field.name != "stopped"])
+    DeltaTable.create(str(tmp_path / "trees"), schema=older)
+    with pytest.raises(OtherColumns, match="trees was made by another version .* --data"):
+        made.create()
