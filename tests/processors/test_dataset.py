@@ -320,5 +320,5 @@ def test_tables_of_another_version_are_refused(tmp_path):
     made = Datasets(tmp_path)
     older = pa.schema([field for field in TABLES["trees"] if field.name != "stopped"])
     DeltaTable.create(str(tmp_path / "trees"), schema=older)
-    with pytest.raises(OtherColumns, match="trees was made by another version .* --data"):
+    with pytest.raises(OtherColumns, match=r"trees was made by another version .* --data"):
         made.create()
