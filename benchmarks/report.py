@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
@@ -20,7 +20,7 @@ def spread(samples: Sequence[float]) -> dict[str, float]:
 
 
 def write(
-    name: str, runs: int, values: dict[str, Sequence[float]], ratios: dict[str, float], notes: Sequence[str] = ()
+    name: str, runs: int, values: Mapping[str, Sequence[float]], ratios: Mapping[str, float], notes: Sequence[str] = ()
 ) -> Path:
     """Write benchmarks/results/NAME.json, print its ratios, and give the file's path.
 
@@ -37,7 +37,7 @@ def write(
         "machine": machine(),
         "runs": runs,
         "values": {key: spread(samples) for key, samples in values.items()},
-        "ratios": ratios,
+        "ratios": dict(ratios),
         "notes": list(notes),
     }
     RESULTS.mkdir(exist_ok=True)

@@ -51,6 +51,9 @@ class Core:
         self._external: dict[str, str] = {}
         self.prompt_tokens = 0
         self.cached_tokens = 0
+        self.steps = 0
+        self.occupied = 0.0
+        """Sum over the steps of the share of max_seqs that was in use."""
 
     @property
     def running(self) -> int:
@@ -100,6 +103,8 @@ class Core:
 
     def step(self) -> Iterator[Sampled]:
         """One step of the engine; yields what finished in it."""
+        self.steps += 1
+        self.occupied += min(self.running / self.max_seqs, 1.0)
         for output in self._engine.step():
             if output.finished and self._external.pop(output.request_id, None) is not None:
                 self.prompt_tokens += len(output.prompt_token_ids)

@@ -129,7 +129,8 @@ class RemoteEngine:
             waiting=len(self._turns),
             version=loaded.version if loaded else -1,
             sha=loaded.sha256 if loaded else "",
-            cache_hit_rate=self._cached / max(self._prompt_tokens, 1),
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached,
             switches=self._switches,
         )
 

@@ -138,7 +138,10 @@ class VllmEngine:
             waiting=len(self._turns) + self._inbox.qsize(),
             version=loaded.version if loaded else -1,
             sha=loaded.sha256 if loaded else "",
-            cache_hit_rate=core.cached_tokens / max(core.prompt_tokens, 1),
+            prompt_tokens=core.prompt_tokens,
+            cached_tokens=core.cached_tokens,
+            steps=core.steps,
+            occupied=core.occupied,
             switches=self._switches,
         )
 

@@ -76,8 +76,13 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int = 0
     version: int = -1
     sha: str = ""
-    cache_hit_rate: float = 0.0
-    """Prompt tokens found in the prefix cache, as a share of those looked up."""
+    prompt_tokens: int = 0
+    """Of all requests that ended."""
+    cached_tokens: int = 0
+    """Those of them that were found in the prefix cache."""
+    steps: int = 0
+    occupied: float = 0.0
+    """Sum over the steps of the share of engine.max_num_seqs that was in use."""
     switches: int = 0
     """How often the weights were changed."""
 

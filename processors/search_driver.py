@@ -103,12 +103,13 @@ class Driver:
         if not asks:
             texts = [item.text for item in batch if isinstance(item, Check)]
             return await self.grader.grade_many([(problem, text) for text in texts])
-        completions = await self._generate([self._request(ask, weights) for ask in asks])
+        completions = await self._generate([self.request(ask, weights) for ask in asks])
         if any(completion.finish == "abort" for completion in completions):
             raise Aborted(f"the engine gave up a request of the search over {problem.id}")
         return completions
 
-    def _request(self, ask: Ask, weights: Weights) -> Request:
+    def request(self, ask: Ask, weights: Weights) -> Request:
+        """What the engine is asked for an Ask."""
         return Request(
             prompt_ids=ask.prompt_ids,
             max_tokens=ask.max_tokens,
