@@ -1,5 +1,5 @@
 # Two commands do everything: `make demo` and `make test`. Both set up .venv first (seconds when it is already there).
-.PHONY: demo test check install clean
+.PHONY: demo test check bench install clean
 
 DEMO_MINUTES ?= 10
 
@@ -14,6 +14,14 @@ check: .venv/.installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+# Ratios on two quiet cores, in under 15 minutes; results and docs/benchmarks.md are written anew.
+bench: .venv/.installed
+	.venv/bin/python -m benchmarks.search
+	.venv/bin/python -m benchmarks.budget
+	.venv/bin/python -m benchmarks.grading
+	.venv/bin/python -m benchmarks.cloning
+	.venv/bin/python -m benchmarks.page
 
 install: .venv/.installed
 

@@ -10,8 +10,8 @@ from processors.mcts_tree import Branch
 from processors.steps import Sampled, final_text, reflects, split
 from processors.strategy import Check, Graded, Strategy, Talk
 
-ROUND = 16
-"""Solutions asked together; a multiple of it does not change which solutions are drawn."""
+ROUND = 4
+"""Solutions asked together; which solutions are drawn does not depend on it."""
 
 
 class Sampling(Strategy):

@@ -57,26 +57,26 @@ def test_by_hand():
 
 def test_best_of_n_stops_at_the_first_round_that_solves_and_sample_goes_on():
     texts = [WRONG] * 20 + [RIGHT] + [WRONG] * 79
-    for strategy, stop_early, drawn in (("best_of_n", True, 32), ("best_of_n", False, 100), ("sample", True, 100)):
+    for strategy, stop_early, drawn in (("best_of_n", True, 24), ("best_of_n", False, 100), ("sample", True, 100)):
         settings = section(strategy=strategy, stop_early=stop_early, samples=100)
         search = drive(new_sampling(settings), Cycle(*texts))
         assert (search.arena.root.rollouts, search.solved) == (drawn, True)
-        assert search.stopped == ("complete" if drawn == 32 else "budget")
+        assert search.stopped == ("complete" if drawn == 24 else "budget")
 
 
 def test_sample_stops_when_linearization_has_enough():
     search = drive(new_sampling(section(stop_early=True, samples=100), enough_wrong=2), Cycle(WRONG, OTHER, RIGHT))
-    assert (search.arena.root.rollouts, search.stopped) == (16, "complete")
+    assert (search.arena.root.rollouts, search.stopped) == (4, "complete")
 
 
 def test_a_token_budget_ends_it_after_its_round():
     search = drive(new_sampling(section(samples=1000, max_tokens=100)), Cycle(WRONG))
     assert search.stopped == "tokens"
-    assert 100 <= search.generated_tokens < 100 + 16 * 3
+    assert 100 <= search.generated_tokens < 100 + 4 * 3
 
 
 def test_a_problem_out_of_reach_and_one_too_easy_are_given_up():
     hard = drive(new_sampling(section(samples=1000, adaptive=True)), Cycle(WRONG))
-    assert (hard.stopped, hard.arena.root.rollouts) == ("out of reach", 160)  # 149 in rounds of 16
+    assert (hard.stopped, hard.arena.root.rollouts) == ("out of reach", 152)  # 149 in rounds of 4
     easy = drive(new_sampling(section(samples=1000, adaptive=True)), Cycle(RIGHT))
-    assert (easy.stopped, easy.arena.root.rollouts) == ("too easy", 64)  # 59
+    assert (easy.stopped, easy.arena.root.rollouts) == ("too easy", 60)  # 59

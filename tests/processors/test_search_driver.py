@@ -6,11 +6,13 @@ import msgspec
 import pytest
 from scripted import Policy, Words
 
+from processors import kafka
 from processors.grading import Grader
 from processors.policy import Completion, EngineDied, Request
 from processors.search_driver import Aborted, Driver, tree_id, tree_seed
 from processors.strategy import Ask
-from schemas.messages import Problem, Weights, content_id
+from schemas.codec import decode
+from schemas.messages import Problem, Tree, Weights, content_id
 from schemas.settings import Settings
 
 PROBLEM = Problem(id=content_id("p"), question="q", answer="1", grader="numeric", source="test")
@@ -113,3 +115,32 @@ def test_ids_and_seeds_follow_problem_seed_and_policy(make_settings):
     assert tree_id(PROBLEM, base) == tree_id(PROBLEM, make_settings("search.k=2"))
     assert len({tree_seed(PROBLEM, base), tree_seed(PROBLEM, other), tree_seed(other_problem, base)}) == 3
     assert 0 <= tree_seed(PROBLEM, base) < 2**31
+
+
+async def test_a_tree_at_the_papers_full_budget_travels(factory_settings):
+    """32 iterations of 8 actions with 16 rollouts each, up to 4,096: one message, within the size limit, read back."""
+    settings = factory_settings(
+        "search.k=8", "search.rollouts=16", "search.iterations=32", "search.depth=50", "search.step_tokens=24",
+        "search.stop_early=false", "search.adaptive=false",
+    )  # fmt: skip
+    engine = Scripted()
+    engine.policy = Policy(1, reflects=0.0, ends=0.0)
+    tree, _ = await driver(settings, engine).grow(PROBLEM, WEIGHTS)
+    rollouts = sum(node.rollouts for node in tree.nodes)
+    assert tree.iterations == 32
+    assert 1000 < rollouts <= 4096 + 16
+    producer = kafka.producer(settings)
+    kafka.send(producer, tree)
+    producer.flush(30)
+    (record,) = kafka.tail(settings, "trees", {})
+    assert len(record.value) < settings.broker.message_max_bytes
+    assert decode(record.value, Tree) == tree
+
+
+async def test_every_strategy_grows_a_tree_of_its_name(make_settings):
+    for strategy in ("mcts", "sample", "best_of_n"):
+        settings = make_settings(f"search.strategy={strategy}", "search.samples=12", "search.stop_early=false")
+        tree, _ = await driver(settings, Scripted()).grow(PROBLEM, WEIGHTS)
+        assert tree.strategy == strategy
+        assert tree.stopped in {"budget", "exhausted"}
+        assert (strategy == "mcts") == (tree.nodes[0].rollouts != 12)
