@@ -23,6 +23,7 @@ import msgspec
 FIRST = 2
 """Rollouts of a race's first round; every later round doubles what a node has."""
 ALPHA = 0.05
+Z95 = 1.959964
 
 
 class Tally(msgspec.Struct, frozen=True):
@@ -39,8 +40,11 @@ class Tally(msgspec.Struct, frozen=True):
         return wilson(self.correct, self.trials, z)
 
 
-def wilson(correct: int, trials: int, z: float) -> tuple[float, float]:
-    """Wilson's score interval (1927) for a share; z = 1.64 leaves 5 % on each side, 1.0 leaves 16 %."""
+def wilson(correct: float, trials: int, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval (1927) for a share, right for small counts; (0, 1) for none.
+
+    z = 1.96 leaves 2.5 % on each side, 1.0 leaves 16 %.
+    """
     if trials == 0:
         return 0.0, 1.0
     middle = correct + z * z / 2

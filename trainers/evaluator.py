@@ -5,7 +5,6 @@ table `evaluations`; a version's row for 'all' is sent last, so a version counts
 """
 
 import asyncio
-import math
 import time
 from collections.abc import Sequence
 from random import Random
@@ -13,6 +12,7 @@ from random import Random
 import msgspec
 
 from processors import kafka
+from processors.adaptive import wilson
 from processors.chat import Chat, count_backtracks, resolve
 from processors.grading import Grader, Verdict
 from processors.history import history
@@ -27,7 +27,6 @@ STAGE = "evaluate"
 ALL = "all"
 PAUSE_S = 1.0
 ACK_S = 60.0
-Z95 = 1.959964
 RESAMPLES = 1000
 
 
@@ -42,16 +41,6 @@ class Answered(msgspec.Struct, frozen=True):
     def correct(self) -> bool:
         """Whether it is right."""
         return self.verdict.outcome == "correct"
-
-
-def wilson(correct: float, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927): right for small counts, and never outside [0, 1]. (0, 1) for none."""
-    if not total:
-        return 0.0, 1.0
-    share, z2 = correct / total, Z95**2
-    middle = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = Z95 * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2)) / (1 + z2 / total)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def interval(shares: Sequence[float], samples: int) -> tuple[float, float]:

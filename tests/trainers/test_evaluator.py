@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from running import Factory, until
 from safetensors.torch import load_file, save_file
 
+from processors.adaptive import wilson
 from processors.chat import Chat, count_backtracks, resolve
 from processors.grading import Grader, Verdict
 from processors.policy import Completion, open_engine
@@ -21,7 +22,7 @@ from producers.sources.held_out import held_out
 from schemas.messages import Evaluation, Filtered, Problem, Weights, content_id
 from schemas.settings import EvaluateSection, Settings
 from trainers import evaluator
-from trainers.evaluator import ALL, Answered, interval, pick, summarize, wilson
+from trainers.evaluator import ALL, Answered, interval, pick, summarize
 
 SHARES = st.lists(st.integers(0, 4).map(lambda n: n / 4), min_size=1, max_size=40)
 

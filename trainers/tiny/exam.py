@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from processors.adaptive import wilson
 from schemas.tiny_problems import FAMILIES, is_held_out
 from trainers.tiny import tokenizer
 from trainers.tiny.architecture import CONTEXT, Recipe
@@ -104,16 +105,6 @@ def _grade(family: str, model: "PreTrainedModel", words: "Tokenizer", recipe: Re
         distinct=sum(len(set(group)) for group in groups) / len(groups),
         any_of_four=sum(solved) / len(solved),
     )
-
-
-def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a share (Wilson 1927)."""
-    if count == 0:
-        return 0.0, 1.0
-    share = right / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def answer(
