@@ -3,7 +3,7 @@
 import os
 
 from deploy.process import Spec
-from deploy.stages import ENGINE_STAGES, LOOP_STAGES, WORD_STAGES
+from deploy.stages import ENGINE_STAGES, LOOP_STAGES, WORD_STAGES, generates
 from schemas.settings import Settings
 
 SHARED_BELOW_CORES = 8
@@ -30,9 +30,13 @@ def plan(settings: Settings) -> list[Spec]:
     loops.sort(key=lambda spec: spec.name != "sink")
     engine = settings.engine.threads
     hosts: list[tuple[str, tuple[str, ...], int]]
+    # A word stage that needs an engine joins the one that searches: both ask for the base's weights.
+    rewriting = tuple(s for s in WORD_STAGES if generates(s, settings))
+    words = tuple(s for s in WORD_STAGES if s not in rewriting)
     if is_shared(settings):
-        hosts = [("engine", ENGINE_STAGES, engine), ("words", WORD_STAGES, 1)]
+        hosts = [("engine", (*ENGINE_STAGES, *rewriting), engine), ("words", words, 1)]
     else:
-        hosts = [*((s, (s,), engine) for s in ENGINE_STAGES), *((s, (s,), 1) for s in WORD_STAGES)]
+        joined = {"search": ("search", *rewriting)}
+        hosts = [*((s, joined.get(s, (s,)), engine) for s in ENGINE_STAGES), *((s, (s,), 1) for s in words)]
     hosted = [Spec(name=n, stages=tuple(s), arguments=("host", *s), threads=t) for n, s, t in hosts]
     return [loops[0], *hosted, *loops[1:]]

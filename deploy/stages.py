@@ -18,6 +18,11 @@ LOOP_STAGES = ("produce", "prompts", "sink", "sft", "rl")
 STAGES = (*ENGINE_STAGES, *WORD_STAGES, *LOOP_STAGES)
 
 
+def generates(stage: str, settings: Settings) -> bool:
+    """Whether a stage needs an engine: linearize does where the model rewrites the steps."""
+    return stage in ENGINE_STAGES or (stage == "linearize" and settings.linearize.rewriter == "model")
+
+
 def run_stage(stage: str, settings: Settings) -> None:
     """Run one blocking stage until it is done or told to stop (SIGTERM)."""
     status = Status(settings, stage)
@@ -53,7 +58,7 @@ def _main(stage: str) -> Callable[[Settings, Status], Any]:
 
 def host(stages: list[str], settings: Settings) -> None:
     """Run several Faust stages (and the evaluator) in one process until told to stop."""
-    if any(stage in ENGINE_STAGES for stage in stages):
+    if any(generates(stage, settings) for stage in stages):
         _host_engine(stages, settings)
     else:
         _host_words(stages, settings)
@@ -74,13 +79,17 @@ def _host_words(stages: list[str], settings: Settings) -> None:
     apps = []
     if "linearize" in stages:
         apps.append(linearizer.build(settings, statuses["linearize"]))
+    grader = Grader(settings)
     if "verify" in stages:
-        apps.append(verifier.build(settings, Grader(settings), statuses["verify"]))
-    app.run(apps, settings)
+        apps.append(verifier.build(settings, grader, statuses["verify"]))
+    try:
+        app.run(apps, settings)
+    finally:
+        grader.close()
 
 
 def _host_engine(stages: list[str], settings: Settings) -> None:
-    from processors import app, sampler, searcher
+    from processors import app, linearizer, sampler, searcher, verifier
     from processors.grading import Grader
     from processors.policy import open_engine
     from processors.versions import Versions, ensure_base
@@ -88,7 +97,7 @@ def _host_engine(stages: list[str], settings: Settings) -> None:
 
     statuses = _statuses(stages, settings)
     versions = Versions(settings)
-    ensure_base(settings, versions)
+    base = ensure_base(settings, versions)
     engine = open_engine(settings, versions, next(iter(statuses.values())))
     grader = Grader(settings)
     apps: list[Any] = []
@@ -97,9 +106,27 @@ def _host_engine(stages: list[str], settings: Settings) -> None:
         apps.append(searcher.build(settings, engine, versions, grader, statuses["search"]))
     if "sample" in stages:
         apps.append(sampler.build(settings, engine, versions, statuses["sample"]))
+    if "linearize" in stages:
+        apps.append(linearizer.build(settings, statuses["linearize"], _rewriter(settings, engine, base.sha256)))
+    if "verify" in stages:
+        apps.append(verifier.build(settings, grader, statuses["verify"]))
     if "evaluate" in stages:
         also.append(evaluator.run(settings, engine, versions, grader, statuses["evaluate"]))
     try:
         app.run(apps, settings, also=also)
     finally:
         engine.close()
+        grader.close()
+
+
+def _rewriter(settings: Settings, engine: Any, weights: str) -> Any:  # noqa: ANN401 - torch-side types load late
+    """The model that words the steps of linearize, None where the template does."""
+    if settings.linearize.rewriter == "template":
+        return None
+    from processors.chat import Chat, resolve
+    from processors.rewriter import Rewriter
+    from processors.searcher import context
+
+    path = resolve(settings.policy.path)
+    chat = Chat(path, settings.policy)
+    return Rewriter(settings, engine, chat, weights=weights, context=context(path, settings))

@@ -6,6 +6,7 @@ The template rewriter: a step keeps its own text, and what lies between the step
 
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 from random import Random
 
 from processors.chat import GO_BACK, REFLECTION, RESTART, STEP_END, VERDICT_BAD, VERDICT_GOOD
@@ -43,28 +44,30 @@ def clone(tree: Tree, walk: Walk, rng: Random, settings: LinearizeSection) -> li
     Forward: the node's step. Backtrack: reflection and verdict on the terminal just left, then the jump to the
     ancestor. A positive reflection (reflection, then the good verdict) follows the final node, and with probability
     settings.positive_share one intermediate node of the walk with Q >= settings.positive_q. Direct walks reflect at
-    most at the end (settings.direct_reflects); best-of-n walks never.
+    most at the end (settings.direct_reflects); best-of-n walks never. Without settings.phrases there are no
+    reflections and verdicts, and a jump tells the ancestor's step again.
     """
     praised = _praised(tree, walk, rng, settings)
     segments: list[Segment] = []
     previous = 0
     for place, position in enumerate(walk.positions):
         if position.kind == "backtrack":
-            segments += _reflection(previous, VERDICT_BAD)
-            segments.append(Segment(kind="jump", node=position.node, text=jump(tree.nodes[position.node].text)))
+            segments += _reflection(previous, VERDICT_BAD) if settings.phrases else []
+            text = jump(tree.nodes[position.node].text, phrases=settings.phrases)
+            segments.append(Segment(kind="jump", node=position.node, text=text))
         elif text := step(tree.nodes[position.node].text):
             segments.append(Segment(kind="step", node=position.node, text=text))
         if place == praised:
             segments += _reflection(position.node, VERDICT_GOOD)
         previous = position.node
-    if walk.arm == "search" or (walk.arm == "direct" and settings.direct_reflects):
+    if settings.phrases and (walk.arm == "search" or (walk.arm == "direct" and settings.direct_reflects)):
         segments += _reflection(previous, VERDICT_GOOD)
     return segments
 
 
 def join(segments: Iterable[Segment]) -> str:
-    """The chain of thought as text."""
-    return STEP_END.join(segment.text for segment in segments)
+    """The chain of thought as text; a wordless segment (a jump to the root without phrases) leaves no trace in it."""
+    return STEP_END.join(segment.text for segment in segments if segment.text)
 
 
 def step(text: str) -> str:
@@ -72,8 +75,13 @@ def step(text: str) -> str:
     return _INNER_BREAK.sub("\n", text.strip())
 
 
-def jump(ancestor: str) -> str:
-    """The sentence that goes back behind an ancestor's step; '' (the root) restarts."""
+def jump(ancestor: str, *, phrases: bool = True) -> str:
+    """The sentence that goes back behind an ancestor's step; '' (the root) restarts.
+
+    Without phrases: the step itself, which re-inserts the ancestor as Algorithm 1 does; at the root no word.
+    """
+    if not phrases:
+        return step(ancestor)
     text = " ".join(ancestor.split())
     if not text:
         return f"{RESTART}."
@@ -87,9 +95,14 @@ def jump(ancestor: str) -> str:
 
 def _praised(tree: Tree, walk: Walk, rng: Random, settings: LinearizeSection) -> int:
     """The place in the walk of the intermediate node that a positive reflection follows, or -1."""
-    if walk.arm != "search" or rng.random() >= settings.positive_share:
+    if walk.arm != "search" or rng.random() >= settings.positive_share or not settings.phrases:
         return -1
-    places = [place for place, position in enumerate(walk.positions) if _is_good(tree, position, settings)]
+    left = {place for place, (_, after) in enumerate(pairwise(walk.positions)) if after.kind == "backtrack"}
+    places = [
+        place
+        for place, position in enumerate(walk.positions)
+        if place not in left and _is_good(tree, position, settings)
+    ]
     return rng.choice(places) if places else -1
 
 

@@ -13,8 +13,12 @@ judged 'wrong' count as incorrect, never the unreadable or timed out; a problem 
 different ones; and L_k is put into an order of a depth-first search that takes the child towards n* last: in another
 order the common ancestor with what was emitted need not be an ancestor of the last node (a wrong one in A, a wrong one
 in B, the end in A), and the walk would jump sideways or tell steps twice.
+
+Ablations (settings.merge, ours): a wrong branch may also be left before its terminal, at a node of low Q or at any
+node, but never at one that the end lies below: leaving it would be no going back. Everything else stays as above.
 """
 
+from itertools import pairwise
 from random import Random
 from typing import Literal
 
@@ -40,7 +44,7 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Walk(msgspec.Struct, frozen=True):
-    """A walk from the root to a correct terminal, through the wrong terminals in `wrong`, in that order."""
+    """A walk from the root to a correct terminal, with the nodes in `wrong` left in that order on the way."""
 
     arm: Arm
     positions: tuple[Position, ...]
@@ -95,6 +99,12 @@ def passes_votes(node: Node) -> bool:
     return node.votes_yes == node.votes
 
 
+def is_low(node: Node, settings: LinearizeSection) -> bool:
+    """Whether a step's Q says that its branch is not worth going on with (settings.low_q, believed from visits on)."""
+    inner = node.parent >= 0 and not node.terminal
+    return inner and node.visits >= settings.low_q_visits and node.q <= settings.low_q
+
+
 def path(tree: Tree, node: int) -> list[int]:
     """The node ids from the root to `node`."""
     ids = []
@@ -134,7 +144,8 @@ def walks(tree: Tree, rng: Random, settings: LinearizeSection) -> list[Walk]:
     """
     check(tree)
     correct, wrong = terminals(tree)
-    correct = [node for node in correct if passes_votes(node)]
+    if settings.vote_filter:
+        correct = [node for node in correct if passes_votes(node)]
     if not correct:
         return []
     arm: Arm = "best_of_n" if tree.strategy == "best_of_n" else "direct"
@@ -147,7 +158,7 @@ def walks(tree: Tree, rng: Random, settings: LinearizeSection) -> list[Walk]:
 
 def _by_answer(tree: Tree, correct: list[Node], wrong: list[Node]) -> list[list[int]]:
     """The wrong terminals grouped by answer; an answer that equals the gold one or a correct one is left out."""
-    right = {answer_key(answer) for answer in (tree.problem.answer, *(node.answer for node in correct))}
+    right = {answer_key(answer) for answer in {tree.problem.answer, *(node.answer for node in correct)}}
     groups: dict[str, list[int]] = {}
     for node in wrong:
         groups.setdefault(answer_key(node.answer), []).append(node.id)
@@ -157,14 +168,30 @@ def _by_answer(tree: Tree, correct: list[Node], wrong: list[Node]) -> list[list[
 def _search_walks(
     tree: Tree, correct: list[Node], wrong: list[list[int]], rng: Random, settings: LinearizeSection
 ) -> list[Walk]:
-    most = min(settings.max_wrong, len(wrong))
+    least, most = settings.min_wrong, min(settings.max_wrong, len(wrong))
     found: dict[tuple[int, ...], Walk] = {}
-    for _ in range(settings.search * TRIES if most >= 1 else 0):
+    for _ in range(settings.search * TRIES if least <= most else 0):
         if len(found) == settings.search:
             break
         end = rng.choice(correct).id
-        fails = [rng.choice(ids) for ids in rng.sample(wrong, rng.randint(1, most))]
-        fails = in_order(tree, fails, end)
-        walk = Walk("search", visit(tree, [*fails, end]), tuple(fails))
-        found.setdefault(tuple(walk.nodes), walk)
+        fails = [rng.choice(ids) for ids in rng.sample(wrong, rng.randint(least, most))]
+        positions = visit(tree, [*in_order(tree, _left(tree, fails, end, rng, settings), end), end])
+        left = tuple(before.node for before, after in pairwise(positions) if after.kind == "backtrack")
+        if len(left) >= least:  # branches that are left before their terminals can be one branch
+            found.setdefault(tuple(position.node for position in positions), Walk("search", positions, left))
     return list(found.values())
+
+
+def _left(tree: Tree, fails: list[int], end: int, rng: Random, settings: LinearizeSection) -> list[int]:
+    """The node where the branch of each wrong terminal is left: itself, or one between it and the path to the end."""
+    if settings.merge == "terminal":
+        return fails
+    ends = set(path(tree, end))
+    left: list[int] = []
+    for fail in fails:
+        branch = [tree.nodes[node] for node in path(tree, fail) if node not in ends]
+        inner = [node for node in branch if node.id != fail and node.text.strip()]
+        if settings.merge == "low_q":
+            inner = [node for node in inner if is_low(node, settings)]
+        left.append(rng.choice([*(node.id for node in inner), fail]))
+    return left

@@ -71,6 +71,7 @@ async def rewarded(group: RolloutGroup, sha: str, grader: Grader) -> RewardGroup
         rewards=[reward(verdict.outcome) for verdict in verdicts],
         verdicts=[verdict.outcome for verdict in verdicts],
         backtracks=[chat.count_backtracks(rollout.text) for rollout in group.rollouts],
+        temperature=group.temperature,
     )
 
 
@@ -80,7 +81,9 @@ async def judge(trace: Trace, sha: str, grader: Grader, settings: VerifySection)
     failed = next((name for name, passed in checks.items() if not passed), "")
     if failed:
         return _filtered(trace, f"check failed: {failed}")
-    failures = failed_steps(trace.segments)
+    failures = failed_steps(trace)
+    if trace.merge != "terminal":  # a branch that was left before its terminal has no answer to grade
+        failures = [text for text in failures if chat.states_answer(text)]
     final, *wrong = await grader.grade_many([(trace.problem, text) for text in (trace.text, *failures)])
     if final.outcome != "correct":
         return _filtered(trace, f"check failed: ends_correct ({final.outcome})")
@@ -106,23 +109,30 @@ def structure(trace: Trace, settings: VerifySection) -> dict[str, bool]:
     jumps = [segment.node for segment in segments if segment.kind == "jump"]
     steps = [segment for segment in segments if segment.kind == "step"]
     returns = len(trace.walk) - len(set(trace.walk))  # a walk names a node again only to go back to it
+    said = chat.count_backtracks(trace.text) if trace.phrases else len(jumps)  # without phrases no word says it
+    named = trace.merge != "terminal" or len(jumps) <= len(keys)
     return {
         "length": 0 < len(trace.text) <= settings.max_trace_chars,
         "text_is_segments": trace.text == join(segments),
         "starts_at_root": trace.walk[:1] == [0],
         "steps_follow_walk": _is_subsequence([segment.node for segment in steps], trace.walk),
         "no_reserved": not any(phrase in segment.text for segment in steps for phrase in chat.RESERVED),
-        "verdict_follows": _verdicts_follow(segments),
+        "verdict_follows": _verdicts_follow(segments) if trace.phrases else not _judged(segments),
         "distinct_wrong": len(set(keys)) == len(keys) and answer_key(trace.problem.answer) not in keys,
-        "backtracks": returns == len(jumps) == trace.backtracks == chat.count_backtracks(trace.text) <= len(keys),
-        "fails_named": len(failed_steps(segments)) == len(jumps),
+        "backtracks": returns == len(jumps) == trace.backtracks == said and named,
+        "fails_named": len(failed_steps(trace)) == len(jumps),
     }
 
 
-def failed_steps(segments: list[Segment]) -> list[str]:
-    """The texts of the steps that a bad verdict speaks of."""
-    bad = [last for last in range(2, len(segments)) if segments[last].text == chat.VERDICT_BAD]
-    return [segments[at - 2].text for at in bad if segments[at - 2].kind == "step"]
+def failed_steps(trace: Trace) -> list[str]:
+    """The texts of the steps that were left: what stands before a jump (and its reflection and verdict)."""
+    before = 3 if trace.phrases else 1
+    left = [at - before for at, segment in enumerate(trace.segments) if segment.kind == "jump" and at >= before]
+    return [trace.segments[at].text for at in left if trace.segments[at].kind == "step"]
+
+
+def _judged(segments: list[Segment]) -> bool:
+    return any(segment.kind in {"reflection", "verdict"} for segment in segments)
 
 
 def _verdicts_follow(segments: list[Segment]) -> bool:

@@ -6,7 +6,7 @@ Ids are content hashes, so the same input always gets the same id, on any machin
 """
 
 import hashlib
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -310,6 +310,22 @@ class Filtered(Message, frozen=True, kw_only=True):
     source: str = ""
     difficulty: float = 0.0
     time: float = 0.0
+
+
+class Reference(Message, frozen=True, kw_only=True, tag_field="reference", tag="file"):
+    """Stands on a topic for a message that is larger than the broker takes; processors/large.py follows it.
+
+    The message's bytes lie, compressed, in <data>/large/<sha256>.json.zst.
+    """
+
+    kind: str
+    """The message's type."""
+    id: str
+    """The message's id."""
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    """Of the message's bytes."""
+    bytes: Annotated[int, msgspec.Meta(ge=0)]
+    """How many they are."""
 
 
 class DeadLetter(Message, frozen=True, kw_only=True):

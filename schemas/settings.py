@@ -41,7 +41,7 @@ class BrokerSection(Section, frozen=True, kw_only=True):
     rebalance_timeout_ms: Count = 900_000
     """Must exceed the longest message in hand (a tree): a rebalance waits for it."""
     message_max_bytes: Count = 16_777_216
-    """One limit for topics, producers and consumers."""
+    """One limit for topics, producers and consumers; a larger message travels as a file in <data>/large."""
     replication_factor: Count = 1
     compression: Literal["none", "gzip", "zstd"] = "zstd"
     """Of produced batches; zstd needs the package `cramjam` in the processors (installed with the factory)."""

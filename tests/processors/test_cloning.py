@@ -106,3 +106,44 @@ def test_a_step_never_holds_a_blank_line_or_an_empty_text():
     tree = forest.tree(nodes)
     segments = clone(tree, Walk("direct", visit(tree, [3])), Random(0), LinearizeSection())
     assert [segment.text for segment in segments[:2]] == ["a \n b", "Answer: 7"]
+
+
+def test_the_known_tree_without_phrases():
+    tree = forest.example()
+    bare = LinearizeSection(positive_share=1.0, phrases=False)
+    segments = clone(tree, Walk("search", visit(tree, [6, 3, 4]), (6, 3)), Random(0), bare)
+    assert join(segments) == (
+        "Three plus four is eight.\n\nAnswer: 5.0\n\n"
+        "Use 3, 4: 3 + 4 = 7\n\nAnswer: 6\n\n"  # back to the root: nothing to tell again
+        "Use 3, 4: 3 + 4 = 7\n\nAnswer: 7"
+    )
+    assert [(segment.kind, segment.node) for segment in segments] == [
+        ("step", 5), ("step", 6), ("jump", 0), ("step", 1), ("step", 3), ("jump", 1), ("step", 4),
+    ]  # fmt: skip
+
+
+@settings(deadline=None)
+@given(forest.trees(), st.integers(), st.sampled_from(["terminal", "low_q", "random"]))
+def test_without_phrases_there_are_steps_and_jumps_only(tree, seed, merge):
+    bare = LinearizeSection(direct=2, search=4, max_wrong=3, positive_share=1.0, phrases=False, merge=merge)
+    rng = Random(seed)
+    for walk in walks(tree, rng, bare):
+        segments = clone(tree, walk, rng, bare)
+        assert {segment.kind for segment in segments} <= {"step", "jump"}
+        assert [segment.node for segment in segments] == walk.nodes[1:], "every position keeps its node"
+        text = join(segments)
+        assert not any(phrase in text for phrase in chat.RESERVED)
+        assert extract_answer(text) == tree.nodes[walk.nodes[-1]].answer
+
+
+@settings(deadline=None)
+@given(forest.trees(), st.integers(), st.sampled_from(["low_q", "random"]))
+def test_a_bad_verdict_is_on_what_is_left_and_praise_never_is(tree, seed, merge):
+    options = LinearizeSection(direct=1, search=4, max_wrong=3, positive_share=1.0, merge=merge)
+    rng = Random(seed)
+    for walk in walks(tree, rng, options):
+        segments = clone(tree, walk, rng, options)
+        bad = [segment.node for segment in segments if segment.text == chat.VERDICT_BAD]
+        good = [segment.node for segment in segments if segment.text == chat.VERDICT_GOOD]
+        assert bad == list(walk.wrong)
+        assert not set(bad) & set(good)

@@ -110,3 +110,94 @@ def test_votes_must_be_unanimous():
 def test_what_is_no_tree_is_refused(nodes):
     with pytest.raises(BadTree):
         walks(forest.tree(nodes), Random(0), SETTINGS)
+
+
+def shown(tree, **options):
+    """The node walks that 60 different seeds give under some options."""
+    given = LinearizeSection(**{"direct": 0, "search": 8, **options})
+    return {tuple(walk.nodes): walk for seed in range(60) for walk in walks(tree, Random(seed), given)}
+
+
+def test_exactly_k_wrong_turns():
+    tree = forest.example()
+    assert {len(walk.wrong) for walk in shown(tree).values()} == {1, 2}
+    assert {len(walk.wrong) for walk in shown(tree, min_wrong=2).values()} == {2}
+    assert {len(walk.wrong) for walk in shown(tree, max_wrong=1).values()} == {1}
+    assert shown(tree, min_wrong=3, max_wrong=4) == {}, "it has two wrong answers"
+    with pytest.raises(ValueError, match="min_wrong = 3 is above max_wrong = 2"):
+        LinearizeSection(min_wrong=3)
+
+
+def test_a_branch_is_left_at_a_low_q():
+    tree = forest.example()  # node 5 has Q 0.1 with two visits
+    assert (0, 5, 0, 1, 4) in shown(tree, merge="low_q", max_wrong=1)
+    assert (0, 5, 6, 0, 1, 4) in shown(tree, merge="low_q", max_wrong=1), "or at the terminal below it"
+    for options in ({"low_q": 0.05}, {"low_q_visits": 3}):
+        found = shown(tree, merge="low_q", max_wrong=1, **options)
+        assert (0, 5, 0, 1, 4) not in found
+        assert found.keys() == shown(tree, max_wrong=1).keys()
+
+
+def test_a_random_branch_is_left_anywhere_but_above_the_end():
+    tree = forest.tree(
+        [
+            forest.node(0, -1),
+            forest.node(1, 0, "a", visits=3, q=0.9),
+            forest.node(2, 1, "b", visits=3, q=0.9),
+            forest.node(3, 2, "c", visits=3, q=0.9),
+            forest.node(4, 3, "Answer: 5", "wrong"),
+            forest.node(5, 1, "Answer: 7", "correct"),
+        ]
+    )
+    assert shown(tree, merge="random").keys() == {(0, 1, 2, 1, 5), (0, 1, 2, 3, 1, 5), (0, 1, 2, 3, 4, 1, 5)}
+    assert shown(tree, merge="low_q").keys() == {(0, 1, 2, 3, 4, 1, 5)}
+
+
+def test_the_vote_filter_can_be_off():
+    tree = forest.example()
+    nodes = [*tree.nodes[:4], msgspec.structs.replace(tree.nodes[4], votes=8, votes_yes=7), *tree.nodes[5:]]
+    doubted = msgspec.structs.replace(tree, nodes=nodes)
+    assert shown(doubted) == {}
+    assert shown(doubted, vote_filter=False) == shown(tree)
+
+
+@settings(deadline=None)
+@given(forest.trees(), st.integers(), st.sampled_from(["low_q", "random"]), st.integers(1, 3), st.booleans())
+def test_every_merge_keeps_the_invariants_that_are_not_about_terminals(tree, seed, merge, least, votes):
+    options = LinearizeSection(direct=1, search=5, min_wrong=least, max_wrong=3, merge=merge, vote_filter=votes)
+    for walk in walks(tree, Random(seed), options):
+        nodes = walk.nodes
+        end = tree.nodes[nodes[-1]]
+        assert nodes[0] == 0
+        assert (end.terminal, end.verdict) == (True, "correct")
+        assert passes_votes(end) or not votes
+        if walk.arm == "search":
+            assert least <= walk.backtracks == len(walk.wrong) <= 3
+        else:
+            assert walk.backtracks == 0
+        left = [before.node for before, after in pairwise(walk.positions) if after.kind == "backtrack"]
+        assert left == list(walk.wrong)
+        for node in (tree.nodes[number] for number in left):
+            if node.terminal:
+                assert node.verdict == "wrong"
+            elif merge == "low_q":
+                assert node.q <= options.low_q
+                assert node.visits >= 1
+            assert node.id not in ancestors(tree, end.id), "the end does not lie below what was given up"
+        keys = [answer_key(tree.nodes[node].answer) for node in left if tree.nodes[node].terminal]
+        assert len(set(keys)) == len(keys)
+        assert not {answer_key(tree.problem.answer), answer_key(end.answer)} & set(keys)
+        for before, position in pairwise(walk.positions):
+            if position.kind == "backtrack":
+                assert position.node in ancestors(tree, before.node)
+            else:
+                assert tree.nodes[position.node].parent == before.node
+        forward = [position.node for position in walk.positions if position.kind == "forward"]
+        assert len(set(forward)) == len(forward)
+
+
+@settings(deadline=None)
+@given(forest.trees(), st.integers(), st.sampled_from(["terminal", "low_q", "random"]), st.booleans())
+def test_the_same_seed_gives_the_same_walks_under_every_option(tree, seed, merge, votes):
+    options = LinearizeSection(merge=merge, vote_filter=votes)
+    assert walks(tree, Random(seed), options) == walks(tree, Random(seed), options)

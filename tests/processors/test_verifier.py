@@ -111,7 +111,7 @@ def group(texts: list[str]) -> RolloutGroup:
         Rollout(token_ids=[i], logprobs=[-0.5], spans=[], finish="length" if not text else "stop", text=text)
         for i, text in enumerate(texts)
     ]
-    return RolloutGroup(id="g", problem=forest.problem(), round=2, prompt_ids=[1], rollouts=rollouts, temperature=1.0)
+    return RolloutGroup(id="g", problem=forest.problem(), round=2, prompt_ids=[1], rollouts=rollouts, temperature=0.7)
 
 
 @settings(deadline=None)
@@ -124,6 +124,7 @@ def test_one_reward_for_each_rollout_in_order(texts):
     assert paid.rewards == [1.0 if TEXTS[text] == "correct" else -1.0 for text in texts]
     assert paid.backtracks == [text.count(chat.RESTART) for text in texts]
     assert (paid.rollouts, paid.rollouts_sha, paid.id, paid.round) == (asked.rollouts, "sha", "g", 2)
+    assert paid.temperature == asked.temperature == 0.7
 
 
 @settings(deadline=None)

@@ -1,0 +1,202 @@
+"""The model as rewriter of ordinary steps: few-shot, on the same engine as the search, every rewrite checked.
+
+Procedure cloning wants each step to read as a natural continuation of the text before it. Departures [ours]: a rewrite
+is conditioned on the template's text so far (its last linearize.rewrite_context characters), not on the rewritten one.
+So no rewrite waits for another: all steps of all traces of a tree go to the engine as one batch, and a step that
+several traces tell at the same place (the same words before it) is asked once and worded the same in each. What only
+states the answer is never rewritten; what fails a check of rewrite_check.py keeps its own words, and both are counted.
+
+The weights are version 0, whatever was trained since: the words of a tree must not depend on when it is linearized. A
+request's seed is of the tree, the place and the step, so that the same tree gives the same words on the same engine.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from processors.chat import STEP_END, states_answer
+from processors.cloning import join, jump
+from processors.policy import Completion, Request
+from processors.rewrite_check import failure
+from schemas.messages import Segment, Trace, content_id
+from schemas.settings import Settings
+
+INSTRUCTION = (
+    "Say the next step of the solution in other words, so that it reads well after the solution so far. Keep every "
+    "number and every formula. Add nothing, leave nothing out and do not judge it. Reply with the step only."
+)
+TOKEN_FACTOR, TOKEN_SLACK = 2, 32
+"""Tokens that a rewrite may have: the step's times the factor, and the slack."""
+
+
+class Aborted(RuntimeError):
+    """The engine gave up a request; the tree is dead-lettered and can be replayed."""
+
+
+class Generator(Protocol):
+    """The part of an Engine that rewriting needs."""
+
+    async def generate_many(self, requests: Sequence[Request]) -> list[Completion]:
+        """One completion a request, in order."""
+
+
+class Speaker(Protocol):
+    """The part of a processors.chat.Chat that rewriting needs."""
+
+    instruct: bool
+    tokenizer: Any
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text."""
+
+
+class Shot(msgspec.Struct, frozen=True):
+    """A worked example: a step at its place, and how it is said well."""
+
+    question: str
+    so_far: str
+    step: str
+    rewrite: str
+
+
+class Place(msgspec.Struct, frozen=True):
+    """A step and what was said before it: the same place in two traces is asked once."""
+
+    question: str
+    so_far: str
+    step: str
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What became of a step: its text, and why it is its own ('' = it was rewritten)."""
+
+    text: str
+    why: str = ""
+
+
+class Rewriter:
+    """Rewrites the traces of a tree.
+
+    Args:
+        settings: linearize, factory.seed.
+        engine: shared with the other stages of this process.
+        chat: the policy's tokenizer and template.
+        weights: sha256 of version 0.
+        context: tokens that prompt and response may have together.
+    """
+
+    def __init__(self, settings: Settings, engine: Generator, chat: Speaker, *, weights: str, context: int) -> None:
+        self.settings, self.engine, self.chat = settings, engine, chat
+        self.weights, self.context = weights, context
+        self.shots = msgspec.json.decode(Path(__file__).with_name("rewrite_shots.json").read_bytes(), type=list[Shot])
+
+    async def rewrite(self, traces: Sequence[Trace]) -> list[Trace]:
+        """The traces of one tree in the model's words.
+
+        Raises:
+            Aborted: the engine gave a request up.
+            UnknownWeights, ProbeFailed, EngineDied: the engine's.
+        """
+        places = {place: trace for trace in traces for place in self._places(trace).values()}
+        requests = {place: self._request(place, trace) for place, trace in places.items()}
+        asked = {place: request for place, request in requests.items() if request is not None}
+        completions = await self._generate(list(asked.values()))
+        told = {place: Told(place.step, "no room") for place in places}
+        told |= {place: _told(place, said) for place, said in zip(asked, completions, strict=True)}
+        return [self._retold(trace, told) for trace in traces]
+
+    def _places(self, trace: Trace) -> dict[int, Place]:
+        """The steps of a trace that are to be rewritten, by their number among the segments."""
+        places: dict[int, Place] = {}
+        for at, segment in enumerate(trace.segments):
+            if segment.kind == "step" and not only_answers(segment.text):
+                so_far = tail(join(trace.segments[:at]), self.settings.linearize.rewrite_context)
+                places[at] = Place(trace.problem.question, so_far, segment.text)
+        return places
+
+    def _request(self, place: Place, trace: Trace) -> Request | None:
+        """The request; fewer examples where they leave no room for the step, None where there is none without any."""
+        limit = TOKEN_FACTOR * len(self.chat.encode(place.step)) + TOKEN_SLACK
+        for first in range(len(self.shots) + 1):
+            prompt = self._prompt(place, self.shots[first:])
+            if len(prompt) + limit <= self.context:
+                parts = (trace.tree_id, trace.tree_sha, place.so_far, place.step, self.settings.factory.seed)
+                return Request(
+                    prompt_ids=prompt,
+                    max_tokens=limit,
+                    temperature=self.settings.linearize.rewrite_temperature,
+                    stop=[STEP_END],
+                    seed=int(content_id("rewrite", *parts)[:8], 16) >> 1,
+                    weights=self.weights,
+                )
+        return None
+
+    def _prompt(self, place: Place, shots: Sequence[Shot]) -> list[int]:
+        turns = [{"role": "system", "content": INSTRUCTION}] if self.chat.instruct else []
+        for shot in shots:
+            turns.append({"role": "user", "content": asking(shot.question, shot.so_far, shot.step)})
+            turns.append({"role": "assistant", "content": shot.rewrite})
+        turns.append({"role": "user", "content": asking(place.question, place.so_far, place.step)})
+        text = self.chat.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return self.chat.encode(text)
+
+    async def _generate(self, requests: list[Request]) -> list[Completion]:
+        """As the engine's; one error, not a group: what the host does with it depends on its type."""
+        try:
+            completions = await self.engine.generate_many(requests)
+        except ExceptionGroup as group:
+            error: Exception = group
+            while isinstance(error, ExceptionGroup):
+                error = error.exceptions[0]
+            raise error from group
+        if any(completion.finish == "abort" for completion in completions):
+            raise Aborted("the engine gave up a request of a rewrite")
+        return completions
+
+    def _retold(self, trace: Trace, told: dict[Place, Told]) -> Trace:
+        """The trace with its new words; a jump quotes the ancestor's step as it is told now."""
+        mine = {at: told[place] for at, place in self._places(trace).items()}
+        segments: list[Segment] = []
+        steps: dict[int, str] = {}
+        for at, segment in enumerate(trace.segments):
+            text = mine[at].text if at in mine else segment.text
+            if segment.kind == "jump":
+                text = jump(steps.get(segment.node, ""), phrases=trace.phrases)
+            elif segment.kind == "step":
+                steps[segment.node] = text
+            segments.append(Segment(kind=segment.kind, node=segment.node, text=text))
+        reasons = [one.why for one in mine.values() if one.why]
+        return msgspec.structs.replace(
+            trace,
+            segments=segments,
+            text=join(segments),
+            rewriter="model",
+            rewrites=len(mine),
+            fallbacks=len(reasons),
+            fallback_reasons=reasons,
+        )
+
+
+def asking(question: str, so_far: str, step: str) -> str:
+    """What the model is asked about one step."""
+    return f"Problem: {question}\n\nSolution so far:\n{so_far or '(nothing yet)'}\n\nNext step:\n{step}"
+
+
+def only_answers(step: str) -> bool:
+    """Whether a step is one line that states the answer: nothing in it may be put otherwise."""
+    return states_answer(step) and "\n" not in step.strip()
+
+
+def tail(text: str, length: int) -> str:
+    """The last characters of a text, from the beginning of a word on."""
+    if len(text) <= length:
+        return text
+    return text[-length:].split(" ", 1)[-1]
+
+
+def _told(place: Place, said: Completion) -> Told:
+    rewrite = said.text.strip()
+    why = failure(place.step, rewrite) if said.finish == "stop" else "unfinished"
+    return Told(place.step, why) if why else Told(rewrite)

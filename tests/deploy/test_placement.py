@@ -1,0 +1,21 @@
+"""Which process hosts a stage: linearize goes where an engine is when the model rewrites, and keeps its name."""
+
+import pytest
+
+from deploy.placement import plan
+from deploy.stages import ENGINE_STAGES, STAGES, generates
+
+
+@pytest.mark.parametrize("workers", ["shared", "separate"])
+@pytest.mark.parametrize("rewriter", ["template", "model"])
+def test_linearize_shares_the_engine_of_the_search_where_the_model_rewrites(make_settings, workers, rewriter) -> None:
+    settings = make_settings(f"factory.workers={workers}", f"linearize.rewriter={rewriter}")
+    specs = plan(settings)
+    assert sorted(stage for spec in specs for stage in spec.stages) == sorted(STAGES), "each stage once"
+    (host,) = [spec for spec in specs if "linearize" in spec.stages]
+    assert ("search" in host.stages) == (rewriter == "model")
+    assert host.arguments == ("host", *host.stages)
+    assert not [spec for spec in specs if not spec.stages]
+    assert [stage for stage in STAGES if generates(stage, settings)] == [
+        *ENGINE_STAGES, *(["linearize"] if rewriter == "model" else []),
+    ]  # fmt: skip
