@@ -13,7 +13,7 @@ from schemas.tables import TABLES
 QUERIES = (
     "select version, source, pass_at_1, tokens, backtracks from evaluations order by version, source",
     "select arm, count(*) as examples, avg(backtracks) as backtracks from examples group by arm",
-    "select source, count(*) as steps from nodes where q < 0.2 and visits > 0 and parent >= 0 and path_correct group by source",
+    "select source, count(*) as steps from nodes where q < 0.2 and visits > 0 and path_correct group by source",
 )
 
 

@@ -105,6 +105,13 @@ def is_low(node: Node, settings: LinearizeSection) -> bool:
     return inner and node.visits >= settings.low_q_visits and node.q <= settings.low_q
 
 
+def likelihood(tree: Tree, node: int) -> float:
+    """Mean log-probability (nats a token) of the path to a node: which of N correct solutions is the best one."""
+    steps = [tree.nodes[step] for step in path(tree, node)]
+    tokens = sum(len(step.token_ids) for step in steps)
+    return sum(step.logprob * len(step.token_ids) for step in steps) / max(tokens, 1)
+
+
 def path(tree: Tree, node: int) -> list[int]:
     """The node ids from the root to `node`."""
     ids = []
@@ -150,6 +157,8 @@ def walks(tree: Tree, rng: Random, settings: LinearizeSection) -> list[Walk]:
         return []
     arm: Arm = "best_of_n" if tree.strategy == "best_of_n" else "direct"
     ends = rng.sample(correct, min(settings.direct, len(correct)))
+    if arm == "best_of_n":
+        ends = sorted(correct, key=lambda node: likelihood(tree, node.id), reverse=True)[: settings.direct]
     found = [Walk(arm, visit(tree, [end.id])) for end in ends]
     if arm == "direct":
         found += _search_walks(tree, correct, _by_answer(tree, correct, wrong), rng, settings)

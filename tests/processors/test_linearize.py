@@ -201,3 +201,19 @@ def test_every_merge_keeps_the_invariants_that_are_not_about_terminals(tree, see
 def test_the_same_seed_gives_the_same_walks_under_every_option(tree, seed, merge, votes):
     options = LinearizeSection(merge=merge, vote_filter=votes)
     assert walks(tree, Random(seed), options) == walks(tree, Random(seed), options)
+
+
+def test_best_of_n_tells_the_likeliest_correct_solution():
+    nodes = [
+        forest.node(0, -1, logprob=0.0, token_ids=[]),
+        forest.node(1, 0, "Answer: 7", "correct", logprob=-0.9, token_ids=[1]),
+        forest.node(2, 0, "3 + 4 = 7", logprob=-0.1, token_ids=[1, 2, 3]),
+        forest.node(
+            3, 2, "Answer: 7.0", "correct", logprob=-2.0, token_ids=[1]
+        ),  # (-0.3 - 2) / 4 = -0.575 nats a token
+        forest.node(4, 0, "Answer: 5", "wrong", logprob=-0.01),
+    ]
+    for seed in range(5):
+        (walk,) = walks(forest.tree(nodes, strategy="best_of_n"), Random(seed), LinearizeSection(direct=1))
+        assert (walk.arm, walk.nodes) == ("best_of_n", [0, 2, 3])
+    assert len(walks(forest.tree(nodes, strategy="best_of_n"), Random(0), LinearizeSection(direct=2))) == 2
