@@ -25,6 +25,8 @@ from schemas.errors import Told
 from schemas.settings import Settings
 
 START_S = 10.0
+HEADROOM = 1.5
+"""It may grow to this multiple of what it needs for what is not done: a lower limit would start it anew for ever."""
 
 
 class BrokerRuns(Told, RuntimeError):
@@ -56,6 +58,7 @@ class EmbeddedBroker:
         self.settings = settings
         self.port = port
         self.address = ""
+        self.limit_mb = float(settings.broker.memory_limit_mb)
         self.process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
 
@@ -91,6 +94,20 @@ class EmbeddedBroker:
         write_address(self.settings, EmbeddedAddress(bootstrap=self.address, pid=self.process.pid, owner=os.getpid()))
         return self.address
 
+    def open(self) -> int:
+        """Start it and give it again, from the tables, what is not done.
+
+        Returns:
+            How many messages that were.
+
+        Raises:
+            BrokerMissing, BrokerRuns, KafkaError: it does not start, or does not take them.
+        """
+        self.start()
+        fed = feed_again(self.settings)
+        self.limit_mb = max(float(self.settings.broker.memory_limit_mb), HEADROOM * self.rss_mb())
+        return sum(fed.values())
+
     def _await(self, port: int, log: Path) -> None:
         deadline = time.monotonic() + START_S
         while not _answers(port):
@@ -113,13 +130,12 @@ class EmbeddedBroker:
 
     def over_limit(self) -> bool:
         """Whether it has grown past broker.memory_limit_mb and should be drained and started anew."""
-        return self.rss_mb() > self.settings.broker.memory_limit_mb
+        return self.rss_mb() > self.limit_mb
 
     def stop(self) -> None:
         """End it and remove the announcement; its contents are gone."""
         if self.process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process.pid, signal.SIGTERM)
+            self.process.terminate()
             try:
                 self.process.wait(5)
             except subprocess.TimeoutExpired:
@@ -142,19 +158,26 @@ class EmbeddedBroker:
 def serve(settings: Settings, port: int) -> None:
     """Run a broker of this data directory until SIGINT or SIGTERM; its topics get again what has no answer yet.
 
+    One that dies is started anew and fed again; workers of the old one end by themselves and must be started again.
+
     Raises:
         BrokerMissing, BrokerRuns: when it does not start, or one runs here already.
     """
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    with EmbeddedBroker(settings, port) as broker:
-        fed = feed_again(settings)
-        print(f"broker at {broker.address}; fed again: {sum(fed.values())} messages; Ctrl-C stops it", flush=True)
-        while broker.alive() and not stopping.wait(1.0):
-            continue
-        if broker.alive():
-            save_offsets(settings, wait_s=5.0)
+    broker = EmbeddedBroker(settings, port)
+    try:
+        while not stopping.is_set():
+            fed = broker.open()
+            print(f"broker at {broker.address}; fed again: {fed} messages; Ctrl-C stops it", flush=True)
+            while broker.alive() and not stopping.wait(1.0):
+                continue
+            if broker.alive():
+                save_offsets(settings, wait_s=5.0)
+            broker.stop()
+    finally:
+        broker.stop()
 
 
 def take_over(settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """The commands that run something: `up`, every stage by itself, the broker, bootstrap, policies."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -114,11 +115,18 @@ def _run(stages: list[str], settings: Settings, *, dry_run: bool, parent: int) -
         return
     if parent:
         die_with(parent)
-    kafka.bootstrap(settings)
-    if stages[0] in s.LOOP_STAGES:
-        s.run_stage(stages[0], settings)
-    else:
-        s.host(stages, settings)
+    try:
+        kafka.bootstrap(settings)
+        if stages[0] in s.LOOP_STAGES:
+            s.run_stage(stages[0], settings)
+        else:
+            s.host(stages, settings)
+    except kafka.BrokerMissing as error:
+        if not parent:
+            raise
+        # Under a supervisor this is no bad input: a broker may come back, and a restart then helps.
+        print(f"factory: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def evaluate(

@@ -14,9 +14,10 @@ from deploy.ledger import STEPS, Step
 from deploy.ledger_facts import GROUPS, SavedOffsets
 from processors import kafka
 from processors.dataset import Datasets, app_id
+from processors.large import packed
 from schemas.messages import Weights
 from schemas.settings import Settings
-from schemas.topics import BY_NAME, TOPICS
+from schemas.topics import BY_NAME, TOPICS, message_key
 
 POLL_S = 0.3
 SEND_S = 60.0
@@ -52,7 +53,10 @@ def feed_again(settings: Settings) -> dict[str, int]:
     sent = []
     for topic, where in wanted:
         kind = Weights if topic == "weights" else BY_NAME[topic].message
-        futures = [kafka.send(producer, message) for message in datasets.messages(kind, where, pin)]
+        futures = [
+            producer.send(topic, key=message_key(message), value=packed(settings, message))
+            for message in datasets.messages(kind, where, pin)
+        ]
         counts[topic] = len(futures)
         sent += futures
     producer.flush(SEND_S)

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from processors import kafka
 from processors.dataset import Datasets, app_id
+from processors.large import unpacked
 from processors.rows import Place, Unwritable, message_batch
 from schemas.codec import BadMessage, content_sha, decode
 from schemas.settings import Settings
@@ -94,16 +95,17 @@ class Facts:
 
     def _batches(self, topic: str, start: dict[int, int], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         for record in kafka.tail(self.settings, topic, start):
-            place = Place(
-                topic=topic,
-                topic_id=self.topic_ids[topic],
-                partition=record.partition,
-                offset=record.offset,
-                time_ms=record.timestamp,
-                sha=content_sha(record.value or b""),
-            )
             try:
-                yield message_batch(decode(record.value or b"", BY_NAME[topic].message), place, schema)
+                value = unpacked(self.settings, record.value)
+                place = Place(
+                    topic=topic,
+                    topic_id=self.topic_ids[topic],
+                    partition=record.partition,
+                    offset=record.offset,
+                    time_ms=record.timestamp,
+                    sha=content_sha(value),
+                )
+                yield message_batch(decode(value, BY_NAME[topic].message), place, schema)
             except (BadMessage, Unwritable):
                 continue  # its dead letter is counted, not it
 
@@ -142,10 +144,9 @@ class Facts:
             found |= old - found - set(self._ids(kafka.tail(self.settings, topic, {}), topic))
         return found
 
-    @staticmethod
-    def _ids(records: Iterable[Any], topic: str) -> Iterator[str]:
+    def _ids(self, records: Iterable[Any], topic: str) -> Iterator[str]:
         for record in records:
             try:
-                yield message_id(decode(record.value or b"", BY_NAME[topic].message))
+                yield message_id(decode(unpacked(self.settings, record.value), BY_NAME[topic].message))
             except BadMessage:
                 continue

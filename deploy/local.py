@@ -2,10 +2,11 @@
 
 It starts the embedded broker (or connects to a cluster), creates topics and tables, feeds the broker again with what
 is not done, starts the stages as processes, watches them, and ends them in the order in which the data flows, so that
-what is in hand is finished or left uncommitted and the tables are flushed. The embedded broker is started anew when it
-dies or has grown past its memory limit.
+what is in hand is finished or left uncommitted and the tables are flushed. The embedded broker is started anew, on
+another port, when it dies or has grown past its memory limit.
 """
 
+import contextlib
 import fcntl
 import shutil
 import signal
@@ -16,11 +17,12 @@ from types import FrameType
 from typing import TextIO
 
 import msgspec
+from kafka.errors import KafkaError
 
 from deploy.broker import EmbeddedBroker
-from deploy.feeding import feed_again, in_tables, save_offsets
+from deploy.feeding import in_tables, save_offsets
 from deploy.placement import plan
-from deploy.process import Process, Spec
+from deploy.process import GaveUp, Process, Spec
 from processors import kafka, status
 from processors.dataset import Datasets
 from schemas.load import BadSettings
@@ -29,6 +31,10 @@ from schemas.topics import TOPICS
 
 GRACE_S = 60.0
 SINK_GRACE_S = 60.0
+ORPHAN_GRACE_S = 5.0
+"""Without a broker no message in hand can be finished; the sink still writes what it has read."""
+STEADY_S = 60.0
+"""A broker that dies sooner after its start uses up one of factory.restart_limit lives."""
 OFFSETS_EVERY_S = 30.0
 MIN_FREE_BYTES = 500_000_000
 TICK_S = 0.5
@@ -47,12 +53,13 @@ class Factory:
         self.data = Path(settings.factory.data)
         self.started = time.monotonic()
         self.recycled = 0
+        self._deaths = 0
         self.stopping = False
         self._lock = _lock(self.data)
         self.broker = None if settings.broker.bootstrap else EmbeddedBroker(settings)
         self.settings = settings
         self.processes: list[Process] = []
-        self._saved = time.monotonic()
+        self._opened = self._saved = time.monotonic()
 
     def run(self, duration: float | None, tick: Tick) -> None:
         """Run until `duration` seconds have passed or SIGINT/SIGTERM comes, then stop gracefully.
@@ -66,7 +73,7 @@ class Factory:
             self._open()
             self._start_all()
             while not self.stopping and (duration is None or time.monotonic() - self.started < duration):
-                self._watch()
+                self._watch(tick)
                 tick(self)
                 time.sleep(TICK_S)
         finally:
@@ -86,8 +93,8 @@ class Factory:
         """Broker, topics, tables, and what is not done."""
         Datasets(self.data / "datasets").create()
         if self.broker:
-            self.broker.start()
-            feed_again(self.settings)
+            self.broker.open()
+            self._opened = time.monotonic()
         else:
             kafka.create_topics(self.settings)
 
@@ -103,28 +110,51 @@ class Factory:
         for process in self.processes:
             process.start()
 
-    def _watch(self) -> None:
+    def _watch(self, tick: Tick) -> None:
         if self.broker and not self.broker.alive():
-            self._recycle(drain=False)
-        elif self.broker and self.broker.rss_mb() > self.settings.broker.memory_limit_mb:
-            self._recycle(drain=True)
+            self._count_death()
+            _stop(self.processes, ORPHAN_GRACE_S, lambda: tick(self))
+            self._begin_anew()
+        elif self.broker and self.broker.over_limit():
+            self._stop_all(tick)
+            self._begin_anew()
         rows = status.read_all(self.data)
-        for process in self.processes:
-            process.watch(_records(rows, process.spec), time.monotonic())
-        if time.monotonic() - self._saved > OFFSETS_EVERY_S and self.broker:
-            save_offsets(self.settings, wait_s=0.0)
+        try:
+            for process in self.processes:
+                process.watch(_records(rows, process.spec), time.monotonic())
+        except GaveUp:
+            if self._reachable():
+                raise
+        if time.monotonic() - self._saved > OFFSETS_EVERY_S:
+            self._save_offsets(wait_s=0.0)
             self._saved = time.monotonic()
 
-    def _recycle(self, *, drain: bool) -> None:
-        """A fresh embedded broker under the same data: workers stop, tables are flushed, topics are fed again."""
+    def _count_death(self) -> None:
+        self._deaths = 1 if time.monotonic() - self._opened > STEADY_S else self._deaths + 1
+        if self._deaths >= self.settings.factory.restart_limit:
+            log = self.data / "logs" / "broker.log"
+            raise GaveUp(f"the embedded broker died {self._deaths} times in a row: see {log}")
+
+    def _begin_anew(self) -> None:
+        """A fresh embedded broker and fresh processes under the same data: topics are fed again from the tables."""
         assert self.broker is not None
-        self._stop_all(lambda _: None, flush=drain)
+        if self.stopping:
+            return
         self.broker.stop()
         self.recycled += 1
         self._open()
         self._start_all()
 
-    def _stop_all(self, tick: Tick, *, flush: bool = True) -> None:
+    def _reachable(self) -> bool:
+        return self.broker is None or self.broker.alive()
+
+    def _save_offsets(self, wait_s: float) -> None:
+        """Where a broker dies under it, the offsets saved before stay: they are never ahead of the tables."""
+        if self.broker and self.broker.alive():
+            with contextlib.suppress(kafka.BrokerMissing, KafkaError):
+                save_offsets(self.settings, wait_s)
+
+    def _stop_all(self, tick: Tick) -> None:
         """Stop in the order of the flow: makers, then words, then (all rows written) the sink."""
         last = {"words", "linearize", "verify"}
         makers = [p for p in self.processes if p.spec.name not in {*last, "sink"}]
@@ -132,19 +162,21 @@ class Factory:
         sinks = [p for p in self.processes if p.spec.name == "sink"]
         for group in (makers, words):
             _stop(group, GRACE_S, lambda: tick(self))
-        if flush and sinks and sinks[0].pid and (self.broker is None or self.broker.alive()):
-            self._await_sinks()
+        if sinks and sinks[0].pid and self._reachable():
+            self._await_sinks(tick)
         _stop(sinks, SINK_GRACE_S, lambda: tick(self))
-        if flush and self.broker and self.processes and self.broker.alive():
-            save_offsets(self.settings, wait_s=5.0)
+        if self.processes:
+            self._save_offsets(wait_s=5.0)
 
-    def _await_sinks(self) -> None:
-        """Wait until the tables hold everything that the topics hold."""
-        ids = kafka.topic_ids(self.settings)
-        ends = kafka.highwater(self.settings, [topic.name for topic in TOPICS])
-        deadline = time.monotonic() + SINK_GRACE_S
-        while not in_tables(self.settings, ids, ends) and time.monotonic() < deadline:
-            time.sleep(TICK_S)
+    def _await_sinks(self, tick: Tick) -> None:
+        """Wait until the tables hold everything that the topics hold; no longer once the broker is gone."""
+        with contextlib.suppress(kafka.BrokerMissing, KafkaError):
+            ids = kafka.topic_ids(self.settings)
+            ends = kafka.highwater(self.settings, [topic.name for topic in TOPICS])
+            deadline = time.monotonic() + SINK_GRACE_S
+            while not in_tables(self.settings, ids, ends) and time.monotonic() < deadline:
+                tick(self)
+                time.sleep(TICK_S)
 
 
 def _records(rows: list[dict[str, object]], spec: Spec) -> int:

@@ -110,6 +110,7 @@ class Panel:
         at = time.monotonic() - factory.started
         left = f" of {self._duration:.0f}" if self._duration else ""
         broker = f"embedded broker {factory.broker.rss_mb():.0f} MB" if factory.broker else "cluster"
+        broker += f", started anew {factory.recycled} time(s)" if factory.recycled else ""
         state = "stopping: finishing what is in hand" if factory.stopping else "Ctrl-C stops gracefully"
         return Text(f"astro-factory  {at:.0f}{left} s  ·  {broker}  ·  {factory.data}/  ·  {state}", style="bold")
 
@@ -122,6 +123,7 @@ class Panel:
         text = f"[{at:5.0f} s] {' · '.join(parts) or 'starting'} · {tokens:.0f} tok/s"
         text += f" · errors {errors:.0f}" if errors else ""
         text += f" · restarting {', '.join(down)}" if down else ""
+        text += f" · broker started anew {factory.recycled} time(s)" if factory.recycled else ""
         return f"{text} · {_evaluation(rows)}" if _evaluation(rows) else text
 
 

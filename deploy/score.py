@@ -121,15 +121,7 @@ def _fetched(settings: Settings) -> Settings:
     Raises:
         BadPolicy: it is neither a directory nor to be had from the hub.
     """
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    path = settings.policy.path
-    try:
-        directory = local(resolve(path))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BadPolicy(f"{path}: no such directory, and no such policy on the hub: {reason}") from error
-    policy = msgspec.structs.replace(settings.policy, path=directory)
+    policy = msgspec.structs.replace(settings.policy, path=local(resolve(settings.policy.path)))
     return msgspec.structs.replace(settings, policy=policy)
 
 

@@ -23,6 +23,7 @@ from aiokafka.errors import KafkaError
 
 from processors import kafka
 from processors.grading_pool import GraderBroken
+from processors.large import OVERHEAD_BYTES, packed, unpacked
 from processors.policy import EngineDied
 from processors.status import Status
 from schemas.codec import BadMessage, content_sha, decode, encode
@@ -35,7 +36,6 @@ GRACE_S = 45.0
 WATCH_S = 1.0
 SILENCE_S = 20.0
 """A broker that refuses connections for this long ends the worker: the supervisor starts it again."""
-OVERHEAD_BYTES = 4096
 FATAL = (EngineDied, GraderBroken, kafka.BrokerMissing, KafkaError, MemoryError)
 """Errors that say nothing about the message: the worker ends and the message is delivered again."""
 
@@ -122,7 +122,7 @@ class Work:
         self, app: faust.App, topic: Topic, handler: Handler, status: Status, settings: Settings, limit: int | None
     ) -> None:
         self.app, self.topic, self.handler, self.status = app, topic, handler, status
-        self.max_bytes = settings.broker.message_max_bytes
+        self.settings = settings
         self.in_hand = 0
         self.stopping = False
         self.failed: BaseException | None = None
@@ -168,27 +168,25 @@ class Work:
 
     async def _outputs(self, record: Any) -> Sequence[Message]:  # noqa: ANN401 - a faust message
         """The handler's outputs, or the dead letter that says why there are none."""
-        value = record.value or b""
-        source = Source(record.topic, record.partition, record.offset, content_sha(value))
+        sha = content_sha(record.value or b"")
         try:
+            value = unpacked(self.settings, record.value)
+            sha = content_sha(value)
+            source = Source(record.topic, record.partition, record.offset, sha)
             outputs = await self.handler(decode(value, self.topic.message), source)
-            self._measure(outputs)
+            for output in outputs:
+                encode(output)  # what cannot be written (half a surrogate pair) is this message's fault, too
         except FATAL:
             raise
         except Exception as error:  # noqa: BLE001 - the process edge: what failed is a row that says so
             self.status.add(errors=1)
-            return [self._letter(record, source, error)]
+            return [self._letter(record, Source(record.topic, record.partition, record.offset, sha), error)]
         return outputs
-
-    def _measure(self, outputs: Sequence[Message]) -> None:
-        for output in outputs:
-            if len(encode(output)) + OVERHEAD_BYTES > self.max_bytes:
-                raise ValueError(f"its {type(output).__name__} exceeds broker.message_max_bytes = {self.max_bytes}")
 
     def _letter(self, record: Any, source: Source, error: Exception) -> DeadLetter:  # noqa: ANN401 - a faust message
         value = record.value or b""
         detail = "" if isinstance(error, BadMessage) else "".join(traceback.format_exception(error))[-4000:]
-        if len(value) * 4 // 3 + OVERHEAD_BYTES * 2 > self.max_bytes:
+        if len(value) * 4 // 3 + OVERHEAD_BYTES * 2 > self.settings.broker.message_max_bytes:
             detail = f"{len(value)} bytes, too large to be copied: read them where they came from\n{detail}"
             value = b""
         return DeadLetter(
@@ -207,7 +205,7 @@ class Work:
 
     async def _send(self, message: Message) -> None:
         await self.app.producer.send_and_wait(
-            BY_MESSAGE[type(message)].name, message_key(message), encode(message), None, None, None
+            BY_MESSAGE[type(message)].name, message_key(message), packed(self.settings, message), None, None, None
         )
 
 

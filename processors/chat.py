@@ -51,6 +51,11 @@ def resolve(path: str) -> str:
     return path
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def states_answer(step: str) -> bool:
     """Whether a step states a final answer, which makes its node terminal."""
     return bool(_BOXED.search(step) or _ANSWER.search(step))
@@ -73,12 +78,19 @@ class Chat:
     Args:
         path: a resolved policy directory or hub name.
         settings: few_shot: 'none', 'auto' or a JSON file of [{"question": ..., "answer": ...}].
+
+    Raises:
+        BadPolicy: no usable tokenizer is there.
     """
 
     def __init__(self, path: str, settings: PolicySection) -> None:
         from transformers import AutoTokenizer
 
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            hint = "check the name, or give a directory with the model and its tokenizer"
+            raise BadPolicy(f"{path}: no tokenizer that can be opened ({first_line(error)}); {hint}") from error
         if not self.tokenizer.chat_template:
             raise BadPolicy(f"{path}: its tokenizer has no chat template; add chat_template.jinja to the directory")
         self.instruct = self._is_general(path)

@@ -76,6 +76,7 @@ def engine_args(path: str, engine: EngineSection, seed: int, *, cuda: bool) -> d
         "max_num_seqs": engine.max_num_seqs,
         "enable_prefix_caching": True,
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
     }
     if not cuda:
         args |= {

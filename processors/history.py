@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from processors import kafka
 from processors.dataset import Datasets, app_id
+from processors.large import unpacked
 from schemas.codec import BadMessage, decode
 from schemas.messages import Message
 from schemas.settings import Settings
@@ -38,7 +39,7 @@ def history(settings: Settings, kind: type[M], where: str = "") -> Iterator[M]:
         yield from datasets.messages(kind, where, {topic.table: version})
     for record in kafka.tail(settings, topic.name, start):
         try:
-            yield decode(record.value or b"", kind)
+            yield decode(unpacked(settings, record.value), kind)
         except BadMessage:
             continue  # the sink writes its dead letter
 

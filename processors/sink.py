@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from processors import kafka
 from processors.dataset import Datasets, app_id
+from processors.large import unpacked
 from processors.rows import Buffer, Place, Unwritable, message_batch, node_batch
 from processors.status import Status
 from processors.stopping import stop_event
@@ -137,16 +139,17 @@ class Sink:
     def take(self, record: Any) -> None:  # noqa: ANN401 - kafka-python's ConsumerRecord
         """Put one record's rows into the buffers; what is not a message becomes a dead letter."""
         topic = BY_NAME[record.topic]
-        value = record.value or b""
         place = Place(
             topic=topic.name,
             topic_id=self.ids[topic.name],
             partition=record.partition,
             offset=record.offset,
             time_ms=record.timestamp,
-            sha=content_sha(value),
+            sha=content_sha(record.value or b""),
         )
         try:
+            value = unpacked(self.settings, record.value)
+            place = msgspec.structs.replace(place, sha=content_sha(value))
             self._keep(topic.table, decode(value, topic.message), place, len(value))
             self.status.add(records=1)
         except (BadMessage, Unwritable) as error:

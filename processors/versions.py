@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from processors import kafka
-from processors.chat import resolve
+from processors.chat import BadPolicy, first_line, resolve
 from schemas.codec import BadMessage, decode
 from schemas.messages import Weights
 from schemas.settings import Settings
@@ -118,12 +118,21 @@ class Versions:
 
 
 def local(path: str) -> str:
-    """The directory of a resolved policy; one that a hub names is downloaded first (and found again afterwards)."""
+    """The directory of a resolved policy; one that a hub names is downloaded first (and found again afterwards).
+
+    Raises:
+        BadPolicy: it is neither a directory nor to be had from the hub.
+    """
     if Path(path).is_dir():
         return path
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
 
-    return str(snapshot_download(path))
+    try:
+        return str(snapshot_download(path))
+    except (HFValidationError, OSError) as error:  # the hub's other errors, and a missing network, are OSErrors
+        found = f"no such directory, and no such policy on the hub: {first_line(error)}"
+        raise BadPolicy(f"{path}: {found}; check the name, or give a model's directory") from error
 
 
 def ensure_base(settings: Settings, versions: Versions) -> Weights:
@@ -132,16 +141,19 @@ def ensure_base(settings: Settings, versions: Versions) -> Weights:
     Two that come at the same moment announce the same version with the same sha: one row.
 
     Raises:
-        BadPolicy: policy.path is not a policy.
+        BadPolicy: policy.path is not a policy, or has no weights.
         TimeoutError: the announcement did not come back.
     """
     if base := versions.base():
         return base
     path = local(resolve(settings.policy.path))
+    try:
+        sha = weights_sha(path)
+    except FileNotFoundError as error:
+        raise BadPolicy(f"{error}; give a directory with its weights as safetensors") from error
     row = Weights(
-        policy=settings.policy.name, version=0, parent=-1, path=path, sha256=weights_sha(path), trainer="base",
-        time=time.time(),
-    )  # fmt: skip
+        policy=settings.policy.name, version=0, parent=-1, path=path, sha256=sha, trainer="base", time=time.time()
+    )
     producer = kafka.producer(settings)
     kafka.send(producer, row).get(timeout=30)
     producer.close()

@@ -1,5 +1,6 @@
 """What RL makes of reward groups, without a process around it: refusal, rows with advantages, gradients, statistics."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,9 +31,10 @@ def lags(group: RewardGroup, version: int) -> Counter[int]:
 def refusal(group: RewardGroup, *, version: int, max_lag: int) -> str:
     """Why a group cannot be trained on under `version`, or ''.
 
-    malformed: lists that do not fit each other, spans that do not cover the tokens, or no token at all. aborted: a
-    response was cut off by no fault of its own, so its reward says nothing. stale: a token's behaviour version lies
-    more than `max_lag` behind. all_equal: no signal.
+    malformed: lists that do not fit each other, spans that do not cover the tokens, no token at all, or a temperature
+    that is not above zero (greedy tokens were not drawn from a distribution). aborted: a response was cut off by no
+    fault of its own, so its reward says nothing. stale: a token's behaviour version lies more than `max_lag` behind.
+    all_equal: no signal.
     """
     if _malformed(group):
         return "malformed"
@@ -47,6 +49,8 @@ def _malformed(group: RewardGroup) -> bool:
     count = len(group.rollouts)
     if not group.prompt_ids or not count or len(group.rewards) != count or not tokens(group):
         return True
+    if not 0 < group.temperature < math.inf:
+        return True
     for rollout in group.rollouts:
         covered = [at for span in rollout.spans for at in range(span.start, span.stop)]
         if len(rollout.logprobs) != len(rollout.token_ids) or covered != list(range(len(rollout.token_ids))):
@@ -57,7 +61,13 @@ def _malformed(group: RewardGroup) -> bool:
 def rows(groups: Sequence[RewardGroup], *, std: bool) -> list[Row]:
     """One row a rollout: prompt and response, loss on the response, its advantage within the group."""
     return [
-        Row([*group.prompt_ids, *rollout.token_ids], len(group.prompt_ids), advantage, rollout.logprobs)
+        Row(
+            [*group.prompt_ids, *rollout.token_ids],
+            len(group.prompt_ids),
+            advantage,
+            rollout.logprobs,
+            group.temperature,
+        )
         for group in groups
         for rollout, advantage in zip(group.rollouts, group_advantages(group.rewards, std=std), strict=True)
         if rollout.token_ids
@@ -69,7 +79,6 @@ def train(
     wanted: Sequence[Row],
     objective: Objective,
     settings: RlSection,
-    temperature: float,
 ) -> tuple[float, dict[str, float]]:
     """Accumulate the objective's gradient over all rows, in micro-batches of settings.batch_tokens.
 
@@ -81,7 +90,7 @@ def train(
     added: dict[str, float] = {}
     for batch in pack(wanted, settings.batch_tokens):
         here = batch.to(model.device)
-        part, sums = objective(_tokens(model, here, settings, temperature), settings, float(total))
+        part, sums = objective(_tokens(model, here, settings), settings, float(total))
         part.backward()  # type: ignore[no-untyped-call]
         loss += float(part.detach())
         for name, value in sums.items():
@@ -89,12 +98,13 @@ def train(
     return loss, added
 
 
-def _tokens(model: Any, batch: Batch, settings: RlSection, temperature: float) -> Tokens:  # noqa: ANN401
-    """The batch's tokens with their log-probs now; the sampler's were taken at `temperature` too.
+def _tokens(model: Any, batch: Batch, settings: RlSection) -> Tokens:  # noqa: ANN401
+    """The batch's tokens with their log-probs now, of the distribution at the temperature that each was sampled at.
 
     The gradient is taken once a step, so the model at the step's start IS the model now and pi_old is logp, detached.
     """
-    logp, entropy = policy.token_logp(policy.forward(model, batch, dtype=settings.dtype), batch.targets, temperature)
+    logits = policy.forward(model, batch, dtype=settings.dtype)
+    logp, entropy = policy.token_logp(logits, batch.targets, batch.temperatures)
     proximal: torch.Tensor = logp.detach() if settings.proximal == "start" else batch.behaviour
     return Tokens(logp, proximal, batch.behaviour, batch.advantages, entropy, batch.at_row)
 

@@ -57,12 +57,13 @@ def forward(model: Any, batch: Batch, *, dtype: str = "float32") -> Tensor:  # n
     return logits[0].float()
 
 
-def token_logp(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Log-probs (K,) of the targets and entropies (K,), in nats, of softmax(logits / temperature).
+def token_logp(logits: Tensor, targets: Tensor, temperatures: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Log-probs (K,) of the targets and entropies (K,), in nats, of softmax(logits / temperature of each token).
 
-    Gradients flow through the log-probs only.
+    Without `temperatures` (K,) they are all 1. Gradients flow through the log-probs only.
     """
-    every = torch.log_softmax(logits / temperature, dim=-1)
+    scaled = logits if temperatures is None else logits / temperatures.unsqueeze(-1)
+    every = torch.log_softmax(scaled, dim=-1)
     with torch.no_grad():
         entropy = -(every.exp() * every).sum(-1)
     return every.gather(-1, targets.unsqueeze(-1)).squeeze(-1), entropy

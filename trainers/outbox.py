@@ -63,14 +63,10 @@ class Outbox:
         topics = {topic for topic, _ in self._unseen}
         if topics:
             self._forget(topics)
-        now, again = time.monotonic(), False
+        now = time.monotonic()
         for message, sent in list(self._unseen.values()):
             if now - sent > self._resend_s:
                 self.send(message)
-                again |= isinstance(message, Weights)
-        newest = self.newest() if again else None
-        if newest:  # `weights` is compacted: the newest version must stay its last record
-            self._futures.append(kafka.send(self._producer, newest))
         return len(self._unseen)
 
     def _forget(self, topics: Iterable[str]) -> None:

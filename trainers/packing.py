@@ -29,12 +29,14 @@ class Row:
         loss_from: index of the first trained token.
         advantage: RL only: what each of its tokens is worth.
         behaviour: RL only: log-probs (nats) of ids[loss_from:] when they were sampled.
+        temperature: RL only: of the distribution that they were sampled from.
     """
 
     ids: Sequence[int]
     loss_from: int = 1
     advantage: float = 0.0
     behaviour: Sequence[float] = field(default_factory=tuple)
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.loss_from <= max(len(self.ids), 1):
@@ -56,7 +58,7 @@ class Batch:
         input_ids: int64 (B, L), zeros on the right.
         at_row, at_col: int64 (K,): where the logits stand that predict each trained token.
         targets: int64 (K,): the trained tokens.
-        advantages, behaviour: float32 (K,); behaviour is zero where rows carry none.
+        advantages, behaviour, temperatures: float32 (K,); behaviour is zero where rows carry none.
         rows: the B indices into the sequence that was packed.
     """
 
@@ -66,6 +68,7 @@ class Batch:
     targets: Tensor
     advantages: Tensor
     behaviour: Tensor
+    temperatures: Tensor
     rows: list[int]
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -116,5 +119,6 @@ def _batch(rows: Sequence[Row], indices: list[int]) -> Batch:
         targets=torch.from_numpy(ids[at_row, columns]),
         advantages=torch.from_numpy(np.repeat([rows[i].advantage for i in indices], counts).astype(np.float32)),
         behaviour=torch.from_numpy(np.concatenate(behaviour).astype(np.float32)),
+        temperatures=torch.from_numpy(np.repeat([rows[i].temperature for i in indices], counts).astype(np.float32)),
         rows=indices,
     )

@@ -9,6 +9,7 @@ import time
 from collections import deque
 
 from processors.status import Status
+from processors.stopping import stop_event
 from processors.versions import Versions
 from schemas.messages import Filtered, RewardGroup, TrainingStep, Weights, content_id
 from schemas.settings import Settings
@@ -16,7 +17,7 @@ from trainers import groups as cohort
 from trainers import model as policy
 from trainers import objectives
 from trainers.intake import Intake, fetch
-from trainers.session import Session, stop_on_signals
+from trainers.session import Session
 
 SAVE_IDLE_S = 30.0
 """Filtered groups are checkpointed, and their offsets committed, at least this often."""
@@ -25,7 +26,7 @@ LOOK_S = 0.5
 
 def run(settings: Settings, status: Status, stop: threading.Event | None = None) -> None:
     """Train until told to stop (SIGTERM, SIGINT or `stop`) or, where rl.max_steps is set, idle after the last step."""
-    with Session(settings, status, "rl", stop or stop_on_signals()) as session:
+    with stop_event() as asked, Session(settings, status, "rl", stop or asked) as session:
         if session.saved():
             session.start("", -1)
         elif first := wait_for_start(session):
@@ -133,8 +134,7 @@ class Rl:
         session, began = self.session, time.monotonic()
         session.plan([group.id for group in groups])
         rows = cohort.rows(groups, std=self.settings.advantage_std)
-        temperature = session.settings.sample.temperature
-        loss, sums = cohort.train(session.model, rows, self.objective, self.settings, temperature)
+        loss, sums = cohort.train(session.model, rows, self.objective, self.settings)
         step = session.state.step + 1
         lr = objectives.learning_rate(step, peak=self.settings.lr, warmup=self.settings.warmup, total=0)
         norm = policy.apply_gradients(session.model, session.optimizer, lr=lr, clip=self.settings.grad_clip)

@@ -6,7 +6,6 @@ bit on one machine's CPU, and never skips or doubles any.
 """
 
 import fcntl
-import signal
 import threading
 import time
 from collections import deque
@@ -29,15 +28,6 @@ CONFIRM_S = 5.0
 
 class TrainerBusy(Told, RuntimeError):
     """Another process trains this run; the text says which."""
-
-
-def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and SIGINT set: the loop finishes the step in hand, saves and returns."""
-    stop = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
-    return stop
 
 
 class Session:

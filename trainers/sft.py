@@ -12,6 +12,7 @@ from typing import Any
 from processors import chat
 from processors.dataset import NoDatasets
 from processors.status import Status
+from processors.stopping import stop_event
 from processors.versions import Versions, ensure_base
 from schemas.errors import Told
 from schemas.messages import Filtered, TrainingStep, content_id
@@ -20,7 +21,7 @@ from trainers import model as policy
 from trainers import objectives
 from trainers.packing import Row, pack
 from trainers.pool import Pool
-from trainers.session import Session, stop_on_signals
+from trainers.session import Session
 
 REFRESH_S = 2.0
 BUSY_REFRESH_S = 8.0
@@ -39,7 +40,7 @@ class BadQuery(Told, ValueError):
 
 def run(settings: Settings, status: Status, stop: threading.Event | None = None) -> None:
     """Train until the hand-over, then idle; returns when told to stop (SIGTERM, SIGINT or `stop`)."""
-    with Session(settings, status, "sft", stop or stop_on_signals()) as session:
+    with stop_event() as asked, Session(settings, status, "sft", stop or asked) as session:
         versions = Versions(settings)
         base = ensure_base(settings, versions)
         versions.close()

@@ -14,6 +14,7 @@ from processors import kafka
 from processors.kafka import BrokerMissing, EmbeddedAddress
 from processors.status import alive
 from schemas import messages as m
+from schemas.topics import TOPICS
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,6 +72,51 @@ def test_its_memory_is_measured_and_limited(make_settings):
         producer.close()
         assert broker.rss_mb() > before + 60
         assert broker.over_limit()
+
+
+def test_a_limit_below_what_it_needs_does_not_start_it_anew_for_ever(make_settings):
+    broker = EmbeddedBroker(make_settings("broker.memory_limit_mb=1", "broker.compression=none"))
+    try:
+        assert broker.open() == 0
+        assert broker.rss_mb() > 1
+        assert not broker.over_limit()
+        producer = kafka.producer(broker.settings)
+        for number in range(8):
+            kafka.send(producer, problem(number, 8_000_000)).get(30)
+        producer.close()
+        assert broker.over_limit()
+    finally:
+        broker.stop()
+
+
+def test_a_broker_of_its_own_command_is_started_anew_when_it_dies(make_settings, tmp_path):
+    settings = make_settings()
+    announced = tmp_path / "data" / "broker.json"
+    command = [sys.executable, "-m", "deploy.cli", "broker", "--data", settings.factory.data]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        for turn in range(2):
+            assert server.stdout.readline().startswith(b"broker at 127.0.0.1:")
+            assert len(kafka.topic_ids(settings)) == len(TOPICS)
+            if turn == 0:
+                os.kill(msgspec.json.decode(announced.read_bytes(), type=EmbeddedAddress).pid, signal.SIGKILL)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(30) == 0
+        assert not announced.exists()
+    finally:
+        server.kill()
+        server.stdout.close()
+
+
+def test_a_worker_without_a_broker_says_so_and_may_be_started_again_by_its_supervisor(make_settings):
+    settings = make_settings()
+    command = [sys.executable, "-m", "deploy.cli", "sink", "--data", settings.factory.data, "--broker", "127.0.0.1:9"]
+    command += ["--set", "broker.connect_timeout_s=1"]
+    for parent, code in (([], 2), (["--parent", str(os.getpid())], 1)):
+        done = subprocess.run([*command, *parent], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == code, done.stderr
+        assert "no broker answered at 127.0.0.1:9" in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
 
 
 def test_a_second_one_beside_it_is_refused_and_an_orphan_is_taken_over(make_settings, tmp_path):

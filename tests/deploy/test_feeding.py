@@ -3,6 +3,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from kafka.structs import OffsetAndMetadata, TopicPartition
 from test_ledger import dead, example, filtered, problem, rewards, rollouts, trace, trained, tree
@@ -11,6 +12,7 @@ from deploy.broker import EmbeddedBroker
 from deploy.feeding import feed_again, save_offsets
 from processors import kafka, sink
 from processors.dataset import Datasets
+from processors.large import unpacked
 from processors.status import Status
 from schemas import messages as m
 from schemas.codec import encode
@@ -55,6 +57,13 @@ class Sinking:
         assert not self.thread.is_alive()
 
 
+def until(true):
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def held(settings, topic):
     return sorted(record.value for record in kafka.tail(settings, topic, {}))
 
@@ -80,10 +89,7 @@ def test_an_empty_broker_gets_what_has_no_answer_and_nothing_else(quick):
         assert set(feed_again(quick).values()) == {0}
         publish(quick, *sent)
         with Sinking(quick):
-            deadline = time.monotonic() + 30
-            while not save_offsets(quick, wait_s=0.0):
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+            until(lambda: save_offsets(quick, wait_s=0.0))
     with EmbeddedBroker(quick):
         counts = feed_again(quick)
         expected = {
@@ -101,6 +107,21 @@ def test_an_empty_broker_gets_what_has_no_answer_and_nothing_else(quick):
         assert {topic: count for topic, count in counts.items() if count} == {
             topic: len(messages) for topic, messages in expected.items() if messages
         }
+
+
+def test_a_row_above_the_size_limit_is_fed_again_as_a_file(quick, make_settings):
+    large = msgspec.structs.replace(tree(1), settings="x" * 50_000)
+    with EmbeddedBroker(quick):
+        feed_again(quick)
+        publish(quick, large)
+        with Sinking(quick):
+            until(lambda: save_offsets(quick, wait_s=0.0))
+    small = make_settings("broker.message_max_bytes=20000")
+    with EmbeddedBroker(small):
+        assert feed_again(small)["trees"] == 1
+        (value,) = held(small, "trees")
+        assert len(value) < 1000
+        assert unpacked(small, value) == encode(large)
 
 
 def test_feeding_again_and_again_gives_the_same_rows_once(quick):

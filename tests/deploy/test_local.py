@@ -12,9 +12,12 @@ from rich.console import Console
 from deploy.cli import explain
 from deploy.local import Factory
 from deploy.options import seconds
+from deploy.process import GaveUp
 from deploy.summary import print_summary
+from processors import kafka
 from processors.dataset import Datasets
 from schemas.load import BadSettings
+from schemas.topics import TOPICS
 
 
 def test_a_second_factory_on_the_same_data_is_refused_in_a_sentence(make_settings) -> None:
@@ -23,6 +26,40 @@ def test_a_second_factory_on_the_same_data_is_refused_in_a_sentence(make_setting
         Factory(make_settings())
     first.close()
     Factory(make_settings()).close()
+
+
+def test_a_broker_that_died_is_started_anew_and_one_that_keeps_dying_stops_the_factory(
+    make_settings, monkeypatch
+) -> None:
+    monkeypatch.setattr("deploy.local.plan", lambda _: [])
+    factory = Factory(make_settings("factory.restart_limit=3"))
+    factory._open()
+    for deaths in (1, 2):
+        address = factory.broker.address
+        factory.broker.process.kill()
+        factory.broker.process.wait()
+        factory._watch(lambda _: None)
+        assert factory.recycled == deaths
+        assert kafka.bootstrap(factory.settings) == factory.broker.address != address
+        assert len(kafka.topic_ids(factory.settings)) == len(TOPICS)
+    factory.broker.process.kill()
+    factory.broker.process.wait()
+    with pytest.raises(GaveUp, match=r"died 3 times in a row: see .*broker.log"):
+        factory._watch(lambda _: None)
+    factory.close()
+
+
+def test_a_stop_that_comes_while_the_broker_is_dead_starts_nothing_anew(make_settings, monkeypatch) -> None:
+    monkeypatch.setattr("deploy.local.plan", lambda _: [])
+    factory = Factory(make_settings())
+    factory._open()
+    factory.broker.process.kill()
+    factory.broker.process.wait()
+    factory._on_signal(15, None)
+    factory._watch(lambda _: None)
+    assert factory.recycled == 0
+    factory._stop_all(lambda _: None)
+    factory.close()
 
 
 def test_a_full_disk_stops_the_start_in_a_sentence(make_settings, monkeypatch) -> None:

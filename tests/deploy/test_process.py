@@ -12,7 +12,7 @@ import pytest
 from deploy.placement import plan
 from deploy.process import GaveUp, Process, Spec
 from deploy.stages import STAGES
-from schemas.settings import BrokerSection, FactorySection, Settings
+from schemas.settings import BrokerSection, FactorySection, PolicySection, Settings
 
 PRODUCE = Spec(name="produce", stages=("produce",), arguments=("produce",))
 
@@ -31,13 +31,23 @@ def until_gone(child: Process) -> None:
 
 
 def test_a_child_that_cannot_start_stops_the_factory_with_its_own_words(tmp_path: Path) -> None:
+    settings = Settings(factory=FactorySection(data=str(tmp_path)), policy=PolicySection(path=str(tmp_path)))
+    child = process(tmp_path, settings, PRODUCE)
+    child.start()
+    until_gone(child)
+    with pytest.raises(GaveUp, match=r"produce .* exit code 2: factory: .*no config.json there"):
+        child.watch(0, time.monotonic())
+
+
+def test_a_broker_that_is_away_costs_a_child_one_life_and_no_more(tmp_path: Path) -> None:
     nowhere = BrokerSection(bootstrap="127.0.0.1:9", connect_timeout_s=1)
     settings = Settings(factory=FactorySection(data=str(tmp_path)), broker=nowhere)
     child = process(tmp_path, settings, PRODUCE)
     child.start()
     until_gone(child)
-    with pytest.raises(GaveUp, match=r"produce .* exit code 2: factory: .*127.0.0.1:9"):
-        child.watch(0, time.monotonic())
+    child.watch(0, time.monotonic())
+    assert child.state == "backoff"
+    assert "no broker answered at 127.0.0.1:9" in child.last_error()
 
 
 def test_a_killed_child_comes_back_with_backoff_and_gives_up_without_progress(

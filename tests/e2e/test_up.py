@@ -3,49 +3,16 @@
 One run is shared by the tests below it, since it costs minutes; a second run shows that a factory goes on.
 """
 
-import json
-import os
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from commands import FACTORY, TABLES, ask, counts, flags, twice
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-QUICK = {
-    "sft.min_examples": 24,
-    "sft.publish_steps": 6,
-    "sft.hand_over_steps": 12,
-    "rl.groups": 4,
-    "rl.publish_steps": 1,
-    "evaluate.problems": 16,
-    "sink.flush_s": 2,
-}
-TABLES = (
-    "problems", "trees", "nodes", "traces", "examples", "prompts", "rollouts", "rewards", "weights", "evaluations",
-)  # fmt: skip
-FACTORY = [sys.executable, "-m", "deploy.cli"]
-
-
-def flags(data: Path) -> list[str]:
-    cluster = ["--broker", os.environ["KAFKA_BOOTSTRAP"]] if os.environ.get("KAFKA_BOOTSTRAP") else []
-    return ["--data", str(data), *cluster, *(part for name, v in QUICK.items() for part in ("--set", f"{name}={v}"))]
-
-
-def ask(data: Path, *arguments: str) -> Any:
-    command = [*FACTORY, *arguments, "--data", str(data), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout)
-
-
-def counts(data: Path) -> dict[str, int]:
-    query = "select " + ", ".join(f"(select count(*) from {table}) as {table}" for table in TABLES)
-    return dict(ask(data, "sql", query)[0])
 
 
 def goes_round(data: Path) -> bool:
@@ -62,9 +29,10 @@ def goes_round(data: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory, wipe_cluster: Callable[[], None]) -> Path:
     """A data directory after `factory up` went all the way round and was stopped by Ctrl-C."""
     data = tmp_path_factory.mktemp("factory") / "data"
+    wipe_cluster()
     log = data.parent / "up.log"
     with log.open("wb") as out:
         child = subprocess.Popen([*FACTORY, "up", *flags(data), "--for", "12m"], stdout=out, stderr=out)
@@ -114,10 +82,7 @@ def test_the_samplers_used_the_new_weights_within_the_lag(data: Path) -> None:
 
 
 def test_no_row_is_there_twice(data: Path) -> None:
-    for table in TABLES:
-        key = {"nodes": "tree_id || ':' || id", "weights": "version"}.get(table, "id")
-        row = ask(data, "sql", f"select count(*) as n, count(distinct {key}) as d from {table}")[0]
-        assert row["n"] == row["d"], table
+    assert twice(data) == {}
 
 
 def test_a_tree_and_a_trace_can_be_looked_at(data: Path) -> None:

@@ -129,6 +129,16 @@ def test_bad_bytes_and_raising_handlers_become_dead_letters(settings, workers):
     assert raised.input_id == "p7"
 
 
+def test_an_answer_that_cannot_be_written_is_a_dead_letter_and_the_next_goes_on(settings, send_all, workers):
+    send_all(*[problem(i) for i in range(4)])
+    worker = workers.start("search", fail="unwritable", fail_on=1)
+    until(lambda: lag(settings) == 0)
+    assert stop(worker) == 0
+    (letter,) = letters(settings)
+    assert "surrogates not allowed" in letter.error
+    assert set(answers(settings)) | {letter.input_id} == {f"p{i}" for i in range(4)}
+
+
 def test_large_messages_pass_and_their_dead_letters_keep_them_or_point_at_them(settings, send_all, workers):
     large, larger = problem(1, "x" * 5_000_000), problem(2, "y" * 14_000_000)
     send_all(large, larger)

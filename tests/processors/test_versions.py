@@ -4,8 +4,10 @@ import time
 import pytest
 
 from processors import kafka
-from processors.versions import Versions, ensure_base, weights_sha
+from processors.chat import BadPolicy, Chat
+from processors.versions import Versions, ensure_base, local, weights_sha
 from schemas import messages as m
+from schemas.settings import PolicySection
 
 
 def weights(version: int, trainer: str = "sft", policy: str = "policy", sha: str = "") -> m.Weights:
@@ -98,3 +100,24 @@ def test_the_sha_is_over_the_bytes_of_all_files(tmp_path):
     assert weights_sha(tmp_path) != one
     (tmp_path / "b.safetensors").unlink()
     assert weights_sha(tmp_path) == one
+
+
+def test_a_name_that_no_hub_knows_is_one_sentence_that_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name in ("nobody/nothing", "not a name/at all"):
+        with pytest.raises(BadPolicy, match=rf"^{name}: .*no such policy on the hub.*check the name, or give") as found:
+            local(name)
+        assert "\n" not in str(found.value)
+        with pytest.raises(BadPolicy, match=rf"^{name}: no tokenizer .*check the name, or give") as found:
+            Chat(name, PolicySection())
+        assert "\n" not in str(found.value)
+
+
+def test_a_directory_without_weights_is_one_sentence(factory_settings, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    settings = factory_settings(f"policy.path={tmp_path}")
+    versions = Versions(settings)
+    with pytest.raises(BadPolicy, match=r"no \*\.safetensors there; give a directory"):
+        ensure_base(settings, versions)
+    versions.close()

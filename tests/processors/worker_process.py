@@ -33,9 +33,12 @@ class Plan(msgspec.Struct, kw_only=True):
     limit: int | None = None
     journal: str
     fail: str = ""
-    """'raise' in the handler, 'cancel' what it waits for, or 'also': the coroutine beside the apps raises."""
+    """'raise' in the handler, 'cancel' what it waits for, 'unwritable': half a surrogate pair in the answer, or 'also':
+    the coroutine beside the apps raises."""
     fail_on: int = 0
     """On which message of this process (0 = the first; -1 = on each, where it raises)."""
+    pad: int = 0
+    """Extra characters in each answer."""
 
 
 def handler(stage: str, plan: Plan) -> Callable[[Any, Source], Awaitable[list[Filtered]]]:
@@ -53,6 +56,7 @@ def handler(stage: str, plan: Plan) -> Callable[[Any, Source], Awaitable[list[Fi
         await asyncio.sleep(plan.slow if plan.slow and number % 7 == 0 else plan.seconds)
         if plan.fail == "raise" and plan.fail_on in {number, -1}:
             raise ValueError("the handler raised")
+        odd = "\ud800" if plan.fail == "unwritable" and plan.fail_on == number else ""
         if number == plan.fail_on and plan.fail == "cancel":
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             future.cancel()
@@ -61,7 +65,7 @@ def handler(stage: str, plan: Plan) -> Callable[[Any, Source], Awaitable[list[Fi
         return [
             Filtered(
                 id=content_id(stage, message_id(message)), stage=stage, input_topic=source.topic,
-                input_id=message_id(message), why="test", time=time.time(),
+                input_id=message_id(message), why="test" + "-" * plan.pad + odd, time=time.time(),
             )
         ]  # fmt: skip
 

@@ -1,5 +1,8 @@
 """Reward groups made by hand."""
 
+import msgspec
+import torch
+
 from schemas.messages import Problem, RewardGroup, Rollout, Span, content_id
 
 
@@ -32,3 +35,16 @@ def group(index, *, version, rewards=(1, -1), finish="stop", logprobs=None, size
         verdicts=["correct" if r > 0 else "wrong" for r in rewards],
         backtracks=[line % 2 for line in range(size)],
     )
+
+
+def sampled_at(group: RewardGroup, model, temperature: float) -> RewardGroup:
+    """The group as if `model` had sampled it at this temperature: its log-probs are of that distribution."""
+    start = len(group.prompt_ids)
+    rollouts = []
+    for rollout in group.rollouts:
+        ids = torch.tensor([*group.prompt_ids, *rollout.token_ids])
+        with torch.no_grad():
+            every = (model(ids[None]).logits[0].double() / temperature).log_softmax(-1)
+        logprobs = every[start - 1 : -1].gather(-1, ids[start:, None]).squeeze(-1).tolist()
+        rollouts.append(msgspec.structs.replace(rollout, logprobs=logprobs))
+    return msgspec.structs.replace(group, rollouts=rollouts, temperature=temperature)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rewarded import group
+from rewarded import group, sampled_at
 
 from schemas.messages import Span
 from schemas.settings import RlSection
@@ -41,6 +41,8 @@ def test_one_old_span_makes_a_group_stale() -> None:
         {"rollouts": [change(r, spans=r.spans[:0]) for r in group(1, version=0).rollouts]},
         {"rollouts": [change(r, logprobs=r.logprobs[1:]) for r in group(1, version=0).rollouts]},
         {"rollouts": [change(r, token_ids=[], logprobs=[], spans=[]) for r in group(1, version=0).rollouts]},
+        {"temperature": 0.0},
+        {"temperature": float("nan")},
     ],
 )
 def test_lists_that_do_not_fit_are_refused(broken) -> None:
@@ -70,7 +72,7 @@ def test_steps_make_the_rewarded_response_likelier(llama) -> None:
     before = likelihoods()
     settings = RlSection(batch_tokens=20)
     for _ in range(3):
-        groups.train(policy, groups.rows([made], std=True), grpo, settings, 1.0)
+        groups.train(policy, groups.rows([made], std=True), grpo, settings)
         model.apply_gradients(policy, opt, lr=1e-3, clip=1.0)
     after = likelihoods()
     assert after[0] > before[0]
@@ -79,13 +81,25 @@ def test_steps_make_the_rewarded_response_likelier(llama) -> None:
 
 def test_micro_batches_give_the_whole_batchs_gradient(llama) -> None:
     policy = model.load(llama())
-    rows = groups.rows([group(i, version=0) for i in range(4)], std=True)
+    made = [change(group(i, version=0), temperature=0.5 + i) for i in range(4)]
+    rows = groups.rows(made, std=True)
     gradients = []
     for budget in (10_000, 30):
         policy.zero_grad()
-        loss, sums = groups.train(policy, rows, grpo, RlSection(batch_tokens=budget), 0.7)
+        loss, sums = groups.train(policy, rows, grpo, RlSection(batch_tokens=budget))
         gradients.append([p.grad.clone() for p in policy.parameters()])
     for whole, parts in zip(*gradients, strict=True):
         torch.testing.assert_close(whole, parts, atol=1e-6, rtol=1e-4)
     assert sums["tokens"] == sum(row.trained for row in rows)
     assert torch.isfinite(torch.tensor(loss))
+
+
+def test_each_group_is_trained_at_the_temperature_that_it_was_sampled_at(llama) -> None:
+    policy = model.load(llama())
+    made = [sampled_at(group(i, version=0), policy, temperature) for i, temperature in enumerate((0.5, 1.0, 2.0))]
+    _, sums = groups.train(policy, groups.rows(made, std=True), grpo, RlSection())
+    assert abs(sums["kl"]) < 1e-6 * sums["tokens"], "the model IS the sampler: nothing lies between them"
+    assert sums["weight"] == pytest.approx(sums["tokens"], rel=1e-4)
+    wrong = [change(one, temperature=1.0) for one in made]
+    _, sums = groups.train(policy, groups.rows(wrong, std=True), grpo, RlSection())
+    assert sums["kl"] > 0.01 * sums["tokens"]

@@ -1,12 +1,13 @@
 """RL on a real broker and real tables: every group ends in one place, and a crash trains no group twice."""
 
 import pytest
-from rewarded import group
+from rewarded import group, sampled_at
 from running import until
 
 from processors import kafka
 from schemas.messages import Filtered, TrainingStep, Weights
 from trainers import groups as cohort
+from trainers import model as policy
 from trainers import rl
 from trainers import weights as published
 from trainers.intake import Intake
@@ -82,6 +83,19 @@ def test_the_metrics_are_of_the_groups_trained_on(make_factory, start) -> None:
     assert row.kl > 0
     assert 0 < row.ess <= 1
     assert 0 <= row.clip_share <= 1
+
+
+def test_the_temperature_is_the_groups_own_and_not_todays_setting(make_factory, start) -> None:
+    factory = make_factory(*FLAGS, "rl.max_steps=1", "sample.temperature=0.3")
+    factory.send(handover(factory))
+    sampler = policy.load(factory.settings.policy.path)
+    factory.table(*[sampled_at(group(i, version=5), sampler, 1.5) for i in range(3)])
+    trainer = start(rl.run, factory.settings, "rl")
+    trainer.until(lambda: steps_of(factory))
+    trainer.end()
+    (row,) = steps_of(factory)
+    assert row.kl < 1e-5
+    assert row.ess == pytest.approx(1)
 
 
 def test_groups_that_became_stale_while_they_waited_are_filtered(make_factory, start) -> None:

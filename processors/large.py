@@ -1,0 +1,70 @@
+"""A message above the broker's size limit travels as a file and a small record that names it by its sha256.
+
+The file lies in <data>/large, so stages on several machines need the data directory in common for such messages.
+Nobody but this module knows the difference: what it hands on are the message's own bytes, so that shas, ids and rows
+are the same whichever way a message came.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+import msgspec
+import zstandard
+
+from schemas.codec import BadMessage, encode
+from schemas.messages import Message, Reference
+from schemas.settings import Settings
+from schemas.topics import message_id
+
+OVERHEAD_BYTES = 4096
+"""Of the size limit: for the record's key and headers, and the batch around it."""
+_MARK = encode(Reference(kind="", id="", sha256="", bytes=0)).partition(b",")[0]
+"""What the bytes of every reference begin with, and no message's."""
+
+
+def packed(settings: Settings, message: Message) -> bytes:
+    """What to send for a message: its bytes, or those of a reference once its file is on the disk."""
+    data = encode(message)
+    if len(data) + OVERHEAD_BYTES <= settings.broker.message_max_bytes:
+        return data
+    sha = hashlib.sha256(data).hexdigest()
+    _write(_path(settings, sha), data)
+    return encode(Reference(kind=type(message).__name__, id=message_id(message), sha256=sha, bytes=len(data)))
+
+
+def unpacked(settings: Settings, value: bytes | None) -> bytes:
+    """The message's own bytes, from a record's value.
+
+    Raises:
+        BadMessage: the file that the record names is missing or holds something else.
+    """
+    if not value or not value.startswith(_MARK):
+        return value or b""
+    try:
+        reference = msgspec.json.decode(value, type=Reference)
+        path = _path(settings, reference.sha256)
+        data = zstandard.ZstdDecompressor().decompress(path.read_bytes(), max_output_size=reference.bytes)
+    except (msgspec.MsgspecError, UnicodeDecodeError, OSError, zstandard.ZstdError) as error:
+        raise BadMessage(f"a message that travels as a file cannot be read: {error}") from error
+    if hashlib.sha256(data).hexdigest() != reference.sha256:
+        raise BadMessage(f"a message that travels as a file: {path} has changed since it was sent")
+    return data
+
+
+def _path(settings: Settings, sha: str) -> Path:
+    """The file's name comes from the sha alone: a record can name no other file."""
+    return Path(settings.factory.data) / "large" / f"{sha}.json.zst"
+
+
+def _write(path: Path, data: bytes) -> None:
+    """By rename, and once: the name says what is in it."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(zstandard.compress(data))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
