@@ -1,6 +1,6 @@
 """docs/benchmarks.md, made from benchmarks/results/*.json so that no number in it is typed.
 
-    python -m benchmarks.page
+`python -m benchmarks.page` writes it.
 """
 
 import json

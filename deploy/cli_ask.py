@@ -1,6 +1,8 @@
 """The commands that ask something: SQL, the ledger, lag, topics, trees and traces, doctor. Each has --json."""
 
+import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -17,6 +19,7 @@ def ask(app: typer.Typer) -> None:
     app.command("lag")(lag)
     app.command("topics")(topics)
     app.command("doctor")(doctor)
+    app.command("grade")(grade)
     show = typer.Typer(help="Look at one tree or trace.", no_args_is_help=True)
     show.command("tree")(show_tree)
     show.command("trace")(show_trace)
@@ -151,6 +154,21 @@ def show_trace(
         print_json(trace)
     else:
         console().print(show.render_trace(trace))
+
+
+def grade(
+    pairs: Annotated[str, typer.Argument(metavar="PAIRS.jsonl", help="Lines of {gold, answer}; '-' is stdin.")],
+    output: Annotated[Path | None, typer.Option("--output", help="Where the verdicts go; default: stdout.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Grading processes; default: cores.")] = None,
+    file: o.SettingsFile = None,
+    set_: o.Set = None,
+) -> None:
+    """Grade pairs of answers: one line of {outcome, seconds} a pair, in order. Exit code 1 if a line is no pair."""
+    from deploy import grade as grading
+
+    count = workers or os.cpu_count() or 1
+    settings = o.settings_from(file, [*(set_ or []), f"verify.workers={count}"])
+    sys.exit(1 if grading.grade(settings, pairs, output) else 0)
 
 
 def doctor(

@@ -21,7 +21,7 @@ _LATEX = (
     (re.compile(r"\{,\}"), ","),
     (re.compile(r"(?<=[0-9])\\[,; ](?=[0-9]{3}(?![0-9]))"), ""),
     (re.compile(r"\\!"), ""),
-    (re.compile(r"\\[,;: ]|~|\\quad(?![a-zA-Z])|\u00a0|\u202f|\u2009"), " "),
+    (re.compile(r"(?<!\\)\\[,;: ]|~|\\quad(?![a-zA-Z])|\u00a0|\u202f|\u2009"), " "),
     (re.compile(r"\\([$%])"), r"\1"),
     (re.compile("[\u2212\u2013\u2012]"), "-"),
 )
@@ -31,12 +31,12 @@ _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox)\s*\{([^{}]*)\}")
 _INTEGER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
 _DECIMAL = rf"(?:{_INTEGER}(?:\.[0-9]*)?|\.[0-9]+)"
 _NUMBER = re.compile(
-    rf"(?P<sign>[-+]?)\s*[$\u20ac\u00a3\u00a5]?\s*(?P<minus>-?)\s*(?:"
+    rf"(?P<sign>[-+]?)\s*(?P<money>[$\u20ac\u00a3\u00a5]?)\s*(?P<minus>-?)\s*(?:"
     rf"(?:(?P<whole>{_INTEGER})(?:\s+|\s*(?=\\)))?(?:(?P<over>{_INTEGER})\s*/\s*(?P<under>{_INTEGER})"
     rf"|\\frac\s*(?:\{{\s*(?P<over2>[-+]?{_DECIMAL})\s*\}}\s*\{{\s*(?P<under2>[-+]?{_DECIMAL})\s*\}}|(?P<over1>[0-9])(?P<under1>[0-9])))"
     rf"|(?P<top>{_DECIMAL})\s*/\s*(?P<bottom>[-+]?{_DECIMAL})"
     rf"|(?P<plain>{_DECIMAL}(?:[eE][-+]?[0-9]{{1,3}})?))"
-    r"\s*[\u20ac\u00a3\u00a5]?\s*(?P<percent>%|[Pp]ercent)?"
+    r"\s*(?P<paid>[\u20ac\u00a3\u00a5]?)\s*(?P<percent>%|[Pp]ercent)?"
 )
 _UNITS = re.compile(r"(?<=\s)(?P<words>[A-Za-z]+(?:[ -][A-Za-z]+){0,4})")
 _NOT_UNITS = re.compile(
@@ -46,18 +46,28 @@ _NOT_UNITS = re.compile(
 """Words that change a number instead of naming what is counted."""
 
 
+def changes_number(text: str) -> bool:
+    """Whether words behind a number say more than what is counted ('million', 'and a half')."""
+    return _NOT_UNITS.search(text) is not None
+
+
 class Rational(msgspec.Struct, frozen=True):
-    """An exact number and whether it was written as a percentage (then `value` is the number before the sign)."""
+    """An exact number, whether written as a percentage (`value` is the number before the sign), and its currency."""
 
     value: Fraction
     percent: bool = False
+    currency: str = ""
 
     def same(self, other: "Rational") -> bool:
         r"""Equality of two answers.
 
         A percent sign is a unit that graders of MATH and GSM8K leave out, and also a factor of 1/100: where only one
-        side has it, both readings count (50% is 50 to one gold answer and 0.5 to another).
+        side has it, both readings count (50% is 50 to one gold answer and 0.5 to another). Two currencies differ.
         """
+        if self.currency and (other.percent or other.currency not in ("", self.currency)):
+            return False
+        if self.percent and other.currency:
+            return False
         if self.percent == other.percent or self.value == other.value:
             return self.value == other.value
         mine, others = (side.value / 100 if side.percent else side.value for side in (self, other))
@@ -69,9 +79,9 @@ def extract_answer(text: str) -> str:
 
     A statement that was begun last and not finished (an open brace at the end) is not replaced by an earlier one.
     """
-    boxed, line = _last(_BOXED, text), _last(_ANSWER, text)
+    boxed, line = _last(_BOXED, text), answer_line(text)
     if boxed is not None and (line is None or boxed.start() > line.start()):
-        return _balanced(text, boxed.end())
+        return balanced(text, boxed.end())[0]
     if line is None:
         return ""
     end = text.find("\n", line.end())
@@ -82,14 +92,19 @@ def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     return next(iter(deque(pattern.finditer(text), maxlen=1)), None)
 
 
-def _balanced(text: str, start: int) -> str:
-    """The text from `start` to the brace that closes the one before it; '' where none does."""
+def answer_line(text: str) -> re.Match[str] | None:
+    """The beginning of the last 'Answer:' line, up to what it states."""
+    return _last(_ANSWER, text)
+
+
+def balanced(text: str, start: int) -> tuple[str, int]:
+    """The text from `start` to the brace that closes the one before it, and where that ends; '' where none does."""
     depth = 1
     for brace in _BRACE.finditer(text, start):
         depth += {"{": 1, "}": -1}.get(brace.group(), 0)
         if depth == 0:
-            return text[start : brace.start()].strip()
-    return ""
+            return text[start : brace.start()].strip(), brace.end()
+    return "", len(text)
 
 
 def clean(answer: str) -> str:
@@ -134,7 +149,7 @@ def rational(answer: str, *, units: bool = False) -> Rational | None:
     if match.end() != len(text) and not named:
         return None
     value = _value(match)
-    return None if value is None else Rational(value, percent=bool(match["percent"]))
+    return None if value is None else Rational(value, bool(match["percent"]), match["money"] or match["paid"])
 
 
 def _value(match: re.Match[str]) -> Fraction | None:

@@ -1,9 +1,10 @@
 r"""Whether a response is right, as one of five outcomes, however hostile the response is.
 
-A ladder, cheapest first: string equality, exact rationals (processors/answers.py), and only for the 'math' grader
-math-verify, in processes that can be killed (processors/grading_pool.py). The pool starts at its first use: policies
-that only do arithmetic never pay for it. Outcomes are never a bare bool: 'unparsable' (no readable answer), 'timeout'
-and 'rejected' (refused unread by a guard, or the grading process died on it) are told apart from 'wrong'.
+A ladder, cheapest first: string equality, exact rationals (processors/answers.py), and for the 'math' grader our own
+rules and algebra (processors/grading_forms.py) and, where they do not decide, math-verify in processes that can be
+killed (processors/grading_pool.py). The pool starts at its first use: most policies never pay for it. Outcomes are no
+bare bools: 'unparsable' (no readable answer), 'timeout' and 'rejected' (refused unread by a guard, or the grading
+process died on it) are told apart from 'wrong'.
 """
 
 import asyncio
@@ -14,7 +15,10 @@ import msgspec
 
 from processors import countdown
 from processors.answers import answer_key, extract_answer, normal, rational, words
+from processors.grading_forms import compare
 from processors.grading_pool import Pool
+from processors.grading_stated import stated
+from schemas.messages import Grader as Kind
 from schemas.messages import Outcome, Problem
 from schemas.settings import Settings, VerifySection
 
@@ -83,7 +87,10 @@ def _numbers(answer: str, gold: str, *, units: bool) -> Outcome | None:
         return "correct" if said.same(wanted) else "wrong"
     if units:
         return "unparsable" if said is None and wanted is not None else "wrong"
-    return None if guard(answer) and guard(gold) else "rejected"
+    if not (guard(answer) and guard(gold)):
+        return "rejected"
+    agrees = compare(gold, answer)
+    return None if agrees is None else "correct" if agrees else "wrong"
 
 
 class Grader:
@@ -99,31 +106,41 @@ class Grader:
         Raises:
             GraderBroken: where the grading process cannot be started at all.
         """
-        start = time.perf_counter()
-        answer, outcome = self._fast(problem, text)
-        if outcome is None:
-            outcome = await self.pool.ask(problem.answer, answer)
-        return self._verdict(outcome, answer, start)
+        return await self.judge(problem, extract_answer(text))
 
     async def grade_many(self, pairs: list[tuple[Problem, str]]) -> list[Verdict]:
         """The verdicts, one a pair and in the order of the pairs, whatever happens to single ones."""
         return list(await asyncio.gather(*(self.grade(problem, text) for problem, text in pairs)))
 
+    async def grade_pair(self, gold: str, answer: str, kind: Kind = "math", metadata: str = "") -> Verdict:
+        """The verdict on two texts from anywhere, each a bare answer or a whole solution (grading_stated.py)."""
+        wanted = stated(gold) or gold.strip()
+        problem = Problem(id="", question="", answer=wanted, grader=kind, source="", metadata=metadata)
+        whole = len(answer) <= self.settings.max_answer_chars and words(answer) == words(wanted)
+        return await self.judge(problem, answer.strip() if whole else stated(answer))
+
+    async def judge(self, problem: Problem, answer: str) -> Verdict:
+        """The verdict on an answer that was extracted already; `seconds` leaves out the wait for a free process."""
+        start = time.perf_counter()
+        outcome = _ladder(problem, answer, self.settings.max_answer_chars)
+        seconds = time.perf_counter() - start
+        if outcome is None:
+            outcome, asked = await self.pool.ask(problem.answer, answer)
+            seconds += asked
+        return self._verdict(outcome, answer, seconds)
+
     def grade_sync(self, problem: Problem, text: str) -> Verdict:
         """As `grade`, for callers without an event loop; waits its turn for a grading process."""
         start = time.perf_counter()
-        answer, outcome = self._fast(problem, text)
+        answer = extract_answer(text)
+        outcome = _ladder(problem, answer, self.settings.max_answer_chars)
         if outcome is None:
             outcome = self.pool.ask_sync(problem.answer, answer)
-        return self._verdict(outcome, answer, start)
+        return self._verdict(outcome, answer, time.perf_counter() - start)
 
     def close(self) -> None:
         """End the grading processes; a later grade starts them again."""
         self.pool.close()
 
-    def _fast(self, problem: Problem, text: str) -> tuple[str, Outcome | None]:
-        answer = extract_answer(text)
-        return answer, _ladder(problem, answer, self.settings.max_answer_chars)
-
-    def _verdict(self, outcome: Outcome, answer: str, start: float) -> Verdict:
-        return Verdict(outcome, answer[: self.settings.max_answer_chars], time.perf_counter() - start)
+    def _verdict(self, outcome: Outcome, answer: str, seconds: float) -> Verdict:
+        return Verdict(outcome, answer[: self.settings.max_answer_chars], seconds)

@@ -52,6 +52,15 @@ class Worker:
         self.process: subprocess.Popen[bytes] | None = None
         self.asked = 0
 
+    def ready(self) -> None:
+        """Start the process if there is none.
+
+        Raises:
+            NotStarted: when it does not start.
+        """
+        if self.process is None:
+            self._start()
+
     def ask(self, gold: str, answer: str) -> Outcome:
         """The outcome.
 
@@ -138,12 +147,18 @@ class Pool:
         """The process ids of the running workers."""
         return [process.pid for worker in self.workers if (process := worker.process)]
 
-    async def ask(self, gold: str, answer: str) -> Outcome:
-        """As `ask_sync`, without blocking the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self.executor, self.ask_sync, gold, answer)
+    async def ask(self, gold: str, answer: str) -> tuple[Outcome, float]:
+        """As `timed`, without blocking the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self.executor, self.timed, gold, answer)
 
     def ask_sync(self, gold: str, answer: str) -> Outcome:
-        """math-verify's outcome; 'rejected' for a question on which every worker died.
+        """math-verify's outcome; as `timed`."""
+        return self.timed(gold, answer)[0]
+
+    def timed(self, gold: str, answer: str) -> tuple[Outcome, float]:
+        """math-verify's outcome and the seconds it took, once a worker was free and ready.
+
+        'rejected' for a question on which every worker died.
 
         Raises:
             GraderBroken: when no worker can be started.
@@ -152,10 +167,10 @@ class Pool:
         with self.lock:
             if key in self.known:
                 self.known.move_to_end(key)
-                return self.known[key]
+                return self.known[key], 0.0
         worker = self.free.get()
         try:
-            outcome = self._try(worker, gold, answer)
+            outcome, seconds = self._try(worker, gold, answer)
         finally:
             self.free.put(worker)
         if outcome in ("correct", "wrong", "unparsable"):
@@ -163,13 +178,15 @@ class Pool:
                 self.known[key] = outcome
                 while len(self.known) > REMEMBERED:
                     self.known.popitem(last=False)
-        return outcome
+        return outcome, seconds
 
-    def _try(self, worker: Worker, gold: str, answer: str) -> Outcome:
+    def _try(self, worker: Worker, gold: str, answer: str) -> tuple[Outcome, float]:
         asked = started = 0
         while asked < ATTEMPTS:
             try:
-                return worker.ask(gold, answer)
+                worker.ready()
+                start = time.perf_counter()
+                return worker.ask(gold, answer), time.perf_counter() - start
             except WorkerDied:
                 asked += 1
             except NotStarted as error:
@@ -178,7 +195,7 @@ class Pool:
                     hint = "the grading process does not start; try `python -c 'import math_verify'`"
                     raise GraderBroken(f"{hint}: {error}") from error
                 time.sleep(0.1 * started)
-        return "rejected"
+        return "rejected", time.perf_counter() - start
 
     def close(self) -> None:
         """Kill all workers; a later question starts them again."""

@@ -37,7 +37,7 @@ def make_judge() -> Judge:
         said = read(answer)
         if not any(not isinstance(part, str) for part in said):
             return "unparsable"
-        return "correct" if verify(read(gold), said, timeout_seconds=None) else "wrong"
+        return "correct" if verify(read(gold), said, float_rounding=12, timeout_seconds=None) else "wrong"
 
     judge(r"\frac{1}{2}", "x^2+0.5")
     return judge
@@ -90,9 +90,9 @@ class Child:
         os.close(request_read)
         os.close(reply_write)
 
-    def ask(self, line: bytes) -> str | None:
-        """The outcome, 'timeout', or None where the child died."""
-        deadline = time.monotonic() + self.timeout_s
+    def ask(self, line: bytes, deadline: float = 0.0) -> str | None:
+        """The outcome, 'timeout' (by the monotonic clock; default: the whole limit), or None where the child died."""
+        deadline = deadline or time.monotonic() + self.timeout_s
         with contextlib.suppress(BrokenPipeError):
             os.write(self.requests, line)
         reply = b""
@@ -123,9 +123,10 @@ def serve(memory_mb: int, timeout_s: float) -> None:
     print(json.dumps({"ready": os.getpid()}), flush=True)
     for line in sys.stdin.buffer:
         outcome: str | None = None
+        deadline = time.monotonic() + timeout_s
         for _ in range(2):
             grader = grader or Child(judge, memory_mb, timeout_s)
-            outcome = grader.ask(line)
+            outcome = grader.ask(line, deadline)
             if outcome in (None, "timeout", "rejected"):
                 grader.end()
                 grader = None
