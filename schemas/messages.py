@@ -242,25 +242,43 @@ class Evaluation(Message, frozen=True, kw_only=True):
 
     id: str
     policy: str
+    """policy.name, or for a policy that `factory evaluate --problems` was given: its path."""
     version: int
+    """-1 for such a policy."""
     sha: str
     trainer: str
     source: str
     problems: int
+    asked: str = ""
+    """Names what was asked and how: problems, samples, seeds, prompt format, temperature, length, k."""
     samples: int
     """Samples a problem."""
     greedy: bool
+    temperature: float = 1.0
+    max_tokens: int = 0
     pass_at_1: float
     low: float
-    """95% interval over problems (bootstrap or Wilson; the evaluator says which)."""
+    """95% interval over problems (trainers/scores.py says which)."""
     high: float
+    ks: list[int] = []
+    """The k of pass_at_k and maj_at_k, ascending; in each list the values stand in this order."""
+    pass_at_k: list[float] = []
+    pass_at_k_low: list[float] = []
+    """95% interval, as `low`."""
+    pass_at_k_high: list[float] = []
+    maj_at_k: list[float] = []
+    maj_at_k_low: list[float] = []
+    maj_at_k_high: list[float] = []
     tokens: float
     """Mean response length in tokens."""
     backtracks: float
     """Mean number of backtracks a response."""
     unparsable: float
     """Share of responses without a readable answer."""
+    truncated: float = 0.0
+    """Share of responses that max_tokens cut off."""
     seconds: float = 0.0
+    """Of the process that finished it."""
     time: float = 0.0
 
 
@@ -286,14 +304,22 @@ class TrainingStep(Message, frozen=True, kw_only=True):
     reward: float = 0.0
     entropy: float = 0.0
     kl: float = 0.0
-    """KL(behaviour || current) estimate on the batch, nats a token."""
+    """KL(behaviour || current) estimate (k3) on the batch, nats a token."""
     clip_share: float = 0.0
+    """Share of the tokens that the clip holds or whose importance weight is truncated."""
+    clip_low: float = 0.0
+    """Share of the tokens that the clip holds at its low end."""
+    clip_high: float = 0.0
+    truncated: float = 0.0
+    """Share of the tokens whose importance weight is truncated (rl.tis_cap)."""
     ess: float = 0.0
     """Effective sample size of the importance weights, as a share of the tokens."""
     lag_mean: float = 0.0
     lag_max: int = 0
     length: float = 0.0
     backtracks: float = 0.0
+    objective: str = ""
+    """RL: the objective's parts, decided, as JSON."""
     time: float = 0.0
 
 

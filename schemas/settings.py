@@ -7,10 +7,14 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from schemas import objective as o
+
 Count = Annotated[int, msgspec.Meta(ge=1)]
 """At least one."""
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 """Above zero."""
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+"""Zero or above."""
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -220,7 +224,10 @@ class PromptsSection(Section, frozen=True, kw_only=True):
     """RL problems."""
 
     sql: str = ""
-    """A query that gives (id, pass_rate, why) of problems; empty = measured pass rate strictly between 0 and 1."""
+    """A query that gives (id, pass_rate, why) of problems, from the tables and the measured pass rates, `measured`
+    (producers/measured.py); empty = a pass rate strictly between 0 and 1."""
+    window: Count = 16
+    """A rate is that of a problem's rollouts since this many versions ago; older ones count where it has none."""
     ahead: Count = 32
     """Groups kept waiting for the samplers."""
     start: Literal["handover", "weights"] = "handover"
@@ -272,15 +279,26 @@ class SftSection(Section, frozen=True, kw_only=True):
 class RlSection(Section, frozen=True, kw_only=True):
     """Online RL."""
 
-    objective: Literal["grpo"] = "grpo"
+    objective: o.Preset = "grpo"
+    """A paper's objective (schemas/objective.py); each of its parts can be set below, None = the preset's."""
+    surrogate: o.Surrogate | None = None
+    ratio: o.Level | None = None
+    proximal: o.Proximal | None = None
+    clip_low: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    clip_high: NotNegative | None = None
+    tis_cap: NotNegative | None = None
+    normaliser: o.Normaliser | None = None
+    constant_length: Count | None = None
+    baseline: o.Baseline | None = None
+    advantage_std: bool | None = None
+    kl: NotNegative | None = None
+    kl_to: o.Anchor | None = None
+    mask_overlong: bool | None = None
     groups: Count = 8
     """Groups with a signal per step."""
+    updates: Count = 1
+    """Optimizer steps that the groups of a step are split into; with one, proximal = 'start' makes every ratio 1."""
     lr: Positive = 5e-5
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    tis_cap: Positive = 2.0
-    """C of the truncated importance weight min(pi_old / pi_behaviour, C)."""
-    advantage_std: bool = True
     max_lag: int = 4
     """trainer version - behaviour version of every trained token."""
     publish_steps: Count = 2
@@ -292,11 +310,24 @@ class RlSection(Section, frozen=True, kw_only=True):
     weight_decay: float = 0.0
     warmup: int = 2
     """Steps of linear warm-up; constant after."""
-    proximal: Literal["start", "behaviour"] = "start"
-    """What the ratio is clipped against: the model at the start of the step (with the truncated importance weight
-    for what lies between it and the sampler), or the sampler's own distribution."""
     start_version: int = -1
     """Begin from this published version; -1 = from the one that SFT hands over."""
+
+    def __post_init__(self) -> None:
+        """Refuse parts of an objective that contradict each other."""
+        why = o.conflict(self.parts(), self._chosen())
+        if not why and self.updates > self.groups:
+            why = f"updates = {self.updates} needs at least as many groups, and groups = {self.groups}"
+        if why:
+            raise ValueError(f"[rl] objective = {self.objective!r}: {why}")
+
+    def parts(self) -> o.Objective:
+        """The objective with every part decided."""
+        return msgspec.structs.replace(o.PRESETS[self.objective], **self._chosen())
+
+    def _chosen(self) -> dict[str, Any]:
+        found = {name: getattr(self, name) for name in o.Objective.__struct_fields__}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 class EvaluateSection(Section, frozen=True, kw_only=True):
@@ -306,9 +337,26 @@ class EvaluateSection(Section, frozen=True, kw_only=True):
     """Held-out problems a source (procedural), or the first lines of `file`."""
     file: str = ""
     samples: Count = 1
+    """Of each problem, at sample.temperature; pass@1 is their mean."""
+    ks: list[Count] = []
+    """pass@k and maj@k are given for these k, at most `samples`; empty = 2, 4, 8, ... up to it."""
     greedy: bool = False
+    """Temperature 0 and one sample a problem."""
     max_tokens: Count = 192
     threads: Count = 1
+
+    def __post_init__(self) -> None:
+        """Refuse a k without as many samples, and copies of one greedy response."""
+        if self.ks and max(self.ks) > self.samples:
+            raise ValueError(f"evaluate.ks: {max(self.ks)} is above evaluate.samples = {self.samples}")
+        if self.greedy and self.samples > 1:
+            raise ValueError(
+                f"evaluate.greedy gives one response a problem: set evaluate.samples = {self.samples} to 1"
+            )
+
+    def every_k(self) -> list[int]:
+        """The k in force, ascending."""
+        return sorted(set(self.ks)) or [1 << power for power in range(1, self.samples.bit_length())]
 
 
 class Settings(Section, frozen=True, kw_only=True):

@@ -3,14 +3,18 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from schemas.messages import RewardGroup
+from schemas.messages import RewardGroup, Rollout
+from schemas.objective import Objective
 from schemas.settings import RlSection
 from trainers import model as policy
-from trainers.objectives import Objective, Tokens, group_advantages, metrics
+from trainers import objectives
+from trainers.objectives import Tokens
 from trainers.packing import Batch, Row, pack
 
 
@@ -28,13 +32,13 @@ def lags(group: RewardGroup, version: int) -> Counter[int]:
     return counts
 
 
-def refusal(group: RewardGroup, *, version: int, max_lag: int) -> str:
+def refusal(group: RewardGroup, *, version: int, max_lag: int, mask_overlong: bool = False) -> str:
     """Why a group cannot be trained on under `version`, or ''.
 
     malformed: lists that do not fit each other, spans that do not cover the tokens, no token at all, or a temperature
     that is not above zero (greedy tokens were not drawn from a distribution). aborted: a response was cut off by no
     fault of its own, so its reward says nothing. stale: a token's behaviour version lies more than `max_lag` behind.
-    all_equal: no signal.
+    all_equal: no signal. overlong: under `mask_overlong`, every response was cut off at the largest length.
     """
     if _malformed(group):
         return "malformed"
@@ -42,7 +46,10 @@ def refusal(group: RewardGroup, *, version: int, max_lag: int) -> str:
         return "aborted"
     if max(lags(group, version), default=0) > max_lag:
         return "stale"
-    return "" if max(group.rewards) > min(group.rewards) else "all_equal"
+    if max(group.rewards) <= min(group.rewards):
+        return "all_equal"
+    kept = any(_trainable(rollout, mask_overlong=mask_overlong) for rollout in group.rollouts)
+    return "" if kept else "overlong"
 
 
 def _malformed(group: RewardGroup) -> bool:
@@ -58,8 +65,11 @@ def _malformed(group: RewardGroup) -> bool:
     return False
 
 
-def rows(groups: Sequence[RewardGroup], *, std: bool) -> list[Row]:
-    """One row a rollout: prompt and response, loss on the response, its advantage within the group."""
+def rows(groups: Sequence[RewardGroup], parts: Objective) -> list[Row]:
+    """One row a rollout: prompt and response, loss on the response, its advantage within the group.
+
+    Under `mask_overlong` a rollout that was cut off at the largest length has no row; its reward counts in its group.
+    """
     return [
         Row(
             [*group.prompt_ids, *rollout.token_ids],
@@ -69,28 +79,64 @@ def rows(groups: Sequence[RewardGroup], *, std: bool) -> list[Row]:
             group.temperature,
         )
         for group in groups
-        for rollout, advantage in zip(group.rollouts, group_advantages(group.rewards, std=std), strict=True)
-        if rollout.token_ids
+        for rollout, advantage in zip(
+            group.rollouts,
+            objectives.group_advantages(group.rewards, std=parts.advantage_std, baseline=parts.baseline),
+            strict=True,
+        )
+        if _trainable(rollout, mask_overlong=parts.mask_overlong)
     ]
+
+
+def _trainable(rollout: Rollout, *, mask_overlong: bool) -> bool:
+    return bool(rollout.token_ids) and not (mask_overlong and rollout.finish == "length")
+
+
+def shares(groups: Sequence[RewardGroup], count: int) -> list[Sequence[RewardGroup]]:
+    """The groups cut, in order, into `count` shares whose sizes differ by at most one."""
+    ends = [len(groups) * at // count for at in range(count + 1)]
+    return [groups[begin:end] for begin, end in pairwise(ends)]
+
+
+def logps(model: Any, wanted: Sequence[Row], settings: RlSection) -> list[torch.Tensor]:  # noqa: ANN401 - see train
+    """Each row's log-probs (its trained tokens,) under a model as it is now, at the row's temperature, no gradient."""
+    found: dict[int, torch.Tensor] = {}
+    for batch in pack(wanted, settings.batch_tokens):
+        here = batch.to(model.device)
+        with torch.no_grad():
+            logits = policy.forward(model, here, dtype=settings.dtype)
+            logp, _ = policy.token_logp(logits, here.targets, here.temperatures)
+        each = torch.split(logp, [wanted[index].trained for index in batch.rows])
+        found |= zip(batch.rows, each, strict=True)
+    return [found[index] for index in range(len(wanted))]
 
 
 def train(
     model: Any,  # noqa: ANN401 - transformers has no types
     wanted: Sequence[Row],
-    objective: Objective,
+    parts: Objective,
     settings: RlSection,
+    fixed: Mapping[str, Sequence[torch.Tensor]] = MappingProxyType({}),
 ) -> tuple[float, dict[str, float]]:
     """Accumulate the objective's gradient over all rows, in micro-batches of settings.batch_tokens.
+
+    Args:
+        model: a causal LM.
+        wanted: rows, all of which bear loss.
+        parts: the objective.
+        settings: batch_tokens and dtype.
+        fixed: 'proximal' and 'reference' log-probs of each row (`logps`), where the objective needs them. Without
+            'proximal' the model at the start of the step is the model now.
 
     Returns:
         The loss and the summed statistics (see objectives.metrics).
     """
-    total = sum(row.trained for row in wanted)
+    total = objectives.normaliser([row.trained for row in wanted], parts)
     loss = 0.0
     added: dict[str, float] = {}
     for batch in pack(wanted, settings.batch_tokens):
         here = batch.to(model.device)
-        part, sums = objective(_tokens(model, here, settings), settings, float(total))
+        part, sums = objectives.loss(_tokens(model, here, parts, settings, fixed), parts, total)
         part.backward()  # type: ignore[no-untyped-call]
         loss += float(part.detach())
         for name, value in sums.items():
@@ -98,15 +144,21 @@ def train(
     return loss, added
 
 
-def _tokens(model: Any, batch: Batch, settings: RlSection) -> Tokens:  # noqa: ANN401
-    """The batch's tokens with their log-probs now, of the distribution at the temperature that each was sampled at.
-
-    The gradient is taken once a step, so the model at the step's start IS the model now and pi_old is logp, detached.
-    """
+def _tokens(
+    model: Any,  # noqa: ANN401
+    batch: Batch,
+    parts: Objective,
+    settings: RlSection,
+    fixed: Mapping[str, Sequence[torch.Tensor]],
+) -> Tokens:
+    """The batch's tokens with their log-probs now, of the distribution at the temperature that each was sampled at."""
     logits = policy.forward(model, batch, dtype=settings.dtype)
     logp, entropy = policy.token_logp(logits, batch.targets, batch.temperatures)
-    proximal: torch.Tensor = logp.detach() if settings.proximal == "start" else batch.behaviour
-    return Tokens(logp, proximal, batch.behaviour, batch.advantages, entropy, batch.at_row)
+    known = {name: torch.cat([values[index] for index in batch.rows]) for name, values in fixed.items()}
+    start = known.get("proximal", logp.detach())
+    proximal = start if parts.proximal == "start" else batch.behaviour
+    reference = known.get("reference")
+    return Tokens(logp, proximal, batch.behaviour, batch.advantages, entropy, batch.at_row, reference)
 
 
 def describe(groups: Sequence[RewardGroup], sums: Mapping[str, float], *, version: int) -> dict[str, Any]:
@@ -117,7 +169,7 @@ def describe(groups: Sequence[RewardGroup], sums: Mapping[str, float], *, versio
     count = sum(len(group.rollouts) for group in groups)
     behind: Counter[int] = sum((lags(group, version) for group in groups), Counter())
     return {
-        **metrics(sums),
+        **objectives.metrics(sums),
         "reward": sum(sum(group.rewards) for group in groups) / count,
         "length": sum(tokens(group) for group in groups) / count,
         "backtracks": sum(sum(group.backtracks) for group in groups) / count,

@@ -1,17 +1,21 @@
-r"""What a trainer minimises: pure functions from tensors to a loss and its metrics, one for each objective.
+r"""What a trainer minimises: pure functions from tensors to a loss and its sums, put together from named parts.
 
-Every loss is a SUM over tokens divided by a normaliser that the caller gives, so micro-batches add up to the whole
-batch exactly. A new objective (dr_grpo, dapo, gspo, cispo) is one more function with this signature in `objective`;
-`Tokens.sequence` says which response a token belongs to, for those that need a ratio of the whole sequence.
+With r the ratio, w the importance weight, A the advantage and k the KL estimate of a response token t of response i:
+
+    r = (\pi_\theta / \pi_{old}),   clip(r) = r cut to [1 - clip_low, 1 + clip_high],   w = min(\pi_{old} / \pi_b, C)
+    L = - sum_t c_i (w S - kl k),   S = min(r A, clip(r) A) or clip(r) A \log \pi_\theta, no gradient through clip(r)
+
+c_i makes the mean (`normalised`). schemas/objective.py says which parts make GRPO, Dr. GRPO, DAPO, GSPO, CISPO and
+decoupled PPO, and where a preset departs from its paper. Every loss is a sum over tokens divided by a normaliser of
+the whole step, so micro-batches of whole responses add up to the step exactly.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 
-from schemas.settings import RlSection
+from schemas.objective import Baseline, Level, Normaliser, Objective
 
 Tensor = torch.Tensor
 Sums = dict[str, float]
@@ -24,11 +28,12 @@ class Tokens:
 
     Attributes:
         logp: \log \pi_\theta of each token under the model being trained; gradients flow here only.
-        proximal: \log \pi_{old}: the model at the start of the step.
+        proximal: \log \pi_{old}: the model at the start of the step, or the sampler.
         behaviour: \log \pi_b: the sampler's, as it travelled with the rollout.
         advantages: A of each token.
         entropy: of the policy at each token (nats); for the metrics.
-        sequence: int64, which response each token belongs to.
+        sequence: int64, which response each token belongs to; a response is never split between micro-batches.
+        reference: \log of the reference policy, where the KL term needs it.
     """
 
     logp: Tensor
@@ -37,97 +42,153 @@ class Tokens:
     advantages: Tensor
     entropy: Tensor
     sequence: Tensor
+    reference: Tensor | None = None
 
 
-Objective = Callable[[Tokens, RlSection, float], tuple[Tensor, Sums]]
+def group_advantages(rewards: Sequence[float], *, std: bool, baseline: Baseline = "mean") -> list[float]:
+    r"""A_i = r_i - b_i, divided by (std(r) + 1e-6) where `std` (GRPO, arXiv 2402.03300; population std).
 
-
-def group_advantages(rewards: Sequence[float], *, std: bool) -> list[float]:
-    r"""A_i = r_i - mean(r), divided by (std(r) + 1e-6) where `std` (GRPO, arXiv 2402.03300; population std).
-
-    Without the division this is Dr. GRPO's (arXiv 2503.20783). All equal rewards give zeros.
+    b_i is the mean of the group, or of the others in it (leave one out: RLOO, arXiv 2402.14740), which makes A_i
+    n / (n - 1) times as large. Without the division the mean is Dr. GRPO's (arXiv 2503.20783). All equal rewards give
+    zeros. TRL divides by the sample standard deviation + 1e-4 instead.
     """
-    mean = sum(rewards) / len(rewards)
+    count = len(rewards)
+    mean = sum(rewards) / count
     centred = [reward - mean for reward in rewards]
-    scale = (sum(c * c for c in centred) / len(centred)) ** 0.5 + EPSILON if std else 1.0
+    scale = (sum(c * c for c in centred) / count) ** 0.5 + EPSILON if std else 1.0
+    if baseline == "leave_one_out":
+        scale *= (count - 1) / count if count > 1 else 1.0
     return [c / scale for c in centred]
 
 
-def grpo(tokens: Tokens, settings: RlSection, normaliser: float) -> tuple[Tensor, Sums]:
-    r"""GRPO, token mean, no KL term, clip-higher, with a truncated importance weight.
+def normaliser(lengths: Sequence[int], parts: Objective) -> float:
+    """What `loss` divides by for a step of responses of these many trained tokens.
 
-        r_t = \pi_\theta / \pi_{old}        w_t = min(\pi_{old} / \pi_b, C), no gradient
-        L = - \sum_t w_t min(r_t A_t, clip(r_t, 1 - low, 1 + high) A_t) / normaliser
+    token_mean: all tokens (DAPO, CISPO). sequence_mean: the number of responses, each already divided by its length
+    (GRPO, GSPO). constant: responses times constant_length, so no response weighs on another (Dr. GRPO).
+    """
+    if parts.normaliser == "token_mean":
+        return float(sum(lengths))
+    if parts.normaliser == "sequence_mean":
+        return float(len(lengths))
+    return float(len(lengths) * parts.constant_length)
 
-    The clipped surrogate is PPO's (arXiv 1707.06347) with DAPO's two clips (arXiv 2503.14476); w is the truncated
-    importance weight between the trainer's and the sampler's distribution, as in the decoupled objective of AReaL
-    (arXiv 2505.24298). With `proximal` = `behaviour`, w is 1 and this is plain off-policy GRPO.
+
+def loss(tokens: Tokens, parts: Objective, total: float) -> tuple[Tensor, Sums]:
+    r"""The loss of a micro-batch, and its sums for `metrics`.
+
+    Sources: the clipped surrogate is PPO's (arXiv 1707.06347) with DAPO's two clips (arXiv 2503.14476); CISPO's weight
+    is equation 4 of arXiv 2506.13585; w beside a ratio to the proximal policy is AReaL's decoupled objective (equation
+    5 of arXiv 2505.24298), truncated from above only. w weighs the surrogate and not the KL term.
 
     Args:
         tokens: K response tokens.
-        settings: clip_low, clip_high, tis_cap.
-        normaliser: the number of response tokens in the whole step (token mean).
-
-    Returns:
-        The scalar loss and `sums` of this micro-batch.
+        parts: the objective.
+        total: `normaliser` of the whole step.
     """
-    ratio = torch.exp(tokens.logp - tokens.proximal)
+    ratio = torch.exp(at_level(tokens.logp - tokens.proximal, tokens.sequence, parts.ratio))
+    clipped = ratio.clamp(1 - parts.clip_low, 1 + parts.clip_high)
     raw = torch.exp(tokens.proximal - tokens.behaviour).detach()
-    weight = raw.clamp(max=settings.tis_cap)
-    clipped = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
-    surrogate = torch.minimum(ratio * tokens.advantages, clipped * tokens.advantages)
-    loss = -(weight * surrogate).sum() / normaliser
-    cut = (clipped * tokens.advantages < ratio * tokens.advantages) | (raw > settings.tis_cap)
-    return loss, sums(tokens, weight, cut)
+    weight = raw.clamp(max=parts.tis_cap) if parts.tis_cap else torch.ones_like(raw)
+    if parts.surrogate == "clip":
+        surrogate = torch.minimum(ratio * tokens.advantages, clipped * tokens.advantages)
+    else:
+        surrogate = clipped.detach() * tokens.advantages * tokens.logp
+    each = weight * surrogate
+    if parts.kl:
+        each = each - parts.kl * k3(tokens.logp, _anchor(tokens, parts))
+    low, high = cut(ratio, tokens.advantages, parts)
+    importance = weight * (ratio if parts.surrogate == "clip" else clipped).detach()
+    truncated = raw > parts.tis_cap if parts.tis_cap else torch.zeros_like(low)
+    value = -normalised(each, tokens.sequence, parts.normaliser, total)
+    return value, sums(tokens, importance, {"low": low, "high": high, "truncated": truncated})
 
 
-def sums(tokens: Tokens, weight: Tensor, cut: Tensor) -> Sums:
+def at_level(log_ratio: Tensor, sequence: Tensor, level: Level) -> Tensor:
+    r"""The log of r of each token (K,): its own, or for all tokens of a response the mean of theirs.
+
+    The mean is GSPO's s_i = (\pi_\theta(y_i) / \pi_{old}(y_i))^{1 / |y_i|} (equation 7 of arXiv 2507.18071).
+    """
+    if level == "token":
+        return log_ratio
+    lengths = torch.bincount(sequence)
+    added = torch.zeros(len(lengths), dtype=log_ratio.dtype, device=log_ratio.device).index_add(0, sequence, log_ratio)
+    return (added / lengths.clamp(min=1))[sequence]
+
+
+def k3(logp: Tensor, anchor: Tensor) -> Tensor:
+    r"""The k3 estimate x - 1 - \log x, x = \pi_{anchor} / \pi_\theta (K,): GRPO's KL term (arXiv 2402.03300, eq. 4).
+
+    An estimate of KL(\pi_\theta || \pi_{anchor}), unbiased only for tokens that \pi_\theta itself sampled; the tokens
+    here are the sampler's, as in GRPO.
+    """
+    log_x = anchor - logp
+    return torch.expm1(log_x) - log_x
+
+
+def _anchor(tokens: Tokens, parts: Objective) -> Tensor:
+    if parts.kl_to == "behaviour":
+        return tokens.behaviour
+    if tokens.reference is None:
+        raise ValueError("kl_to = 'reference' needs the reference policy's log-probs")
+    return tokens.reference
+
+
+def normalised(each: Tensor, sequence: Tensor, kind: Normaliser, total: float) -> Tensor:
+    """The sum of a value a token (K,), divided by `total`; for sequence_mean by each response's length before."""
+    if kind == "sequence_mean":
+        each = each / torch.bincount(sequence)[sequence]
+    return each.sum() / total
+
+
+def cut(ratio: Tensor, advantages: Tensor, parts: Objective) -> tuple[Tensor, Tensor]:
+    """Which tokens (K,) the clip holds at its low and at its high end.
+
+    Under 'clip' a token is held where it gets no gradient: below with A < 0, above with A > 0. Under 'weight' it keeps
+    a gradient, of a clipped weight, whatever the sign of A.
+    """
+    low, high = ratio < 1 - parts.clip_low, ratio > 1 + parts.clip_high
+    if parts.surrogate == "clip":
+        low, high = low & (advantages < 0), high & (advantages > 0)
+    return low, high
+
+
+def sums(tokens: Tokens, importance: Tensor, flags: Mapping[str, Tensor]) -> Sums:
     r"""Additive statistics of a micro-batch; `metrics` turns their totals into shares and means.
 
     kl is the k3 estimate of KL(behaviour || current): mean of q - 1 - log q, q = \pi_\theta / \pi_b
     (http://joschu.net/blog/kl-approx.html): never negative, unbiased under samples of the behaviour.
+
+    Args:
+        tokens: the micro-batch.
+        importance: (K,) how much a token counts for having been sampled by another policy: w r, for CISPO w clip(r).
+        flags: 'low', 'high', 'truncated': (K,) what was cut.
     """
     with torch.no_grad():
         log_q = tokens.logp.detach() - tokens.behaviour
+        held = torch.stack(list(flags.values())).any(0)
         return {
             "tokens": float(log_q.numel()),
             "entropy": float(tokens.entropy.sum()),
             "kl": float((torch.expm1(log_q) - log_q).sum()),
-            "cut": float(cut.sum()),
-            "weight": float(weight.sum()),
-            "weight_squared": float((weight * weight).sum()),
+            "cut": float(held.sum()),
+            "weight": float(importance.sum()),
+            "weight_squared": float((importance * importance).sum()),
+            **{name: float(flag.sum()) for name, flag in flags.items()},
         }
 
 
 def metrics(total: Mapping[str, float]) -> dict[str, float]:
-    """From summed statistics: entropy and kl (nats a token), clip_share and ess (shares of the tokens).
+    """From summed statistics: entropy and kl (nats a token), the rest shares of the tokens; all 0 without tokens.
 
-    clip_share counts tokens whose ratio the clip cuts or whose importance weight is truncated.
-    ess = (sum w)^2 / (n sum w^2) over the weights as used.
+    clip_low, clip_high: held by the clip (`cut`). truncated: above tis_cap. clip_share: any of the three.
+    ess = (sum u)^2 / (n sum u^2) over the importance u of each token (`sums`).
     """
+    shares = {"entropy": "entropy", "kl": "kl", "clip_share": "cut", "clip_low": "low", "clip_high": "high"}
     count = total.get("tokens", 0.0)
-    if not count:
-        return {"entropy": 0.0, "kl": 0.0, "clip_share": 0.0, "ess": 0.0}
-    return {
-        "entropy": total["entropy"] / count,
-        "kl": total["kl"] / count,
-        "clip_share": total["cut"] / count,
-        "ess": total["weight"] ** 2 / (count * total["weight_squared"]) if total["weight_squared"] else 0.0,
-    }
-
-
-OBJECTIVES: Mapping[str, Objective] = MappingProxyType({"grpo": grpo})
-
-
-def objective(name: str) -> Objective:
-    """The objective that settings.rl.objective names.
-
-    Raises:
-        ValueError: for a name that is none.
-    """
-    if name not in OBJECTIVES:
-        raise ValueError(f"rl.objective = {name}: there are: {', '.join(OBJECTIVES)}")
-    return OBJECTIVES[name]
+    found = {name: total[key] / count if count else 0.0 for name, key in (shares | {"truncated": "truncated"}).items()}
+    squares = total["weight_squared"] * count if count else 0.0
+    return found | {"ess": total["weight"] ** 2 / squares if squares else 0.0}
 
 
 def next_token_loss(logp: Tensor, normaliser: float) -> Tensor:

@@ -1,12 +1,15 @@
-"""Online reinforcement learning (process): GRPO steps on reward groups as they arrive, a new version every few steps.
+"""Online reinforcement learning (process): steps on reward groups as they arrive, a new version every few steps.
 
 Begins from the version that SFT hands over. Every group ends in exactly one place: a training step's rows or a
-`filtered` row that says why (all rewards equal, too stale, aborted, malformed); see session.py for crashes.
+`filtered` row that says why (all rewards equal, too stale, aborted, malformed, overlong); see session.py for crashes.
 """
 
 import threading
 import time
 from collections import deque
+
+import msgspec
+import torch
 
 from processors.status import Status
 from processors.stopping import stop_event
@@ -63,7 +66,12 @@ class Rl:
 
     def __init__(self, session: Session) -> None:
         self.session, self.settings = session, session.settings.rl
-        self.objective = objectives.objective(self.settings.objective)
+        self.objective = self.settings.parts()
+        if self.objective.normaliser == "constant" and not self.objective.constant_length:
+            length = session.settings.sample.max_tokens
+            self.objective = msgspec.structs.replace(self.objective, constant_length=length)
+        anchored = self.objective.kl and self.objective.kl_to == "reference"
+        self.reference = policy.load(session.base) if anchored else None
         seen = session.state.seen
         for key in session.refused():
             seen.setdefault(key, 1)
@@ -107,7 +115,12 @@ class Rl:
     def admit(self, group: RewardGroup) -> None:
         """Keep a group for a step, or filter it with the reason."""
         session = self.session
-        why = cohort.refusal(group, version=session.state.version, max_lag=self.settings.max_lag)
+        why = cohort.refusal(
+            group,
+            version=session.state.version,
+            max_lag=self.settings.max_lag,
+            mask_overlong=self.objective.mask_overlong,
+        )
         if not why:
             self.waiting.append(group)
             return
@@ -130,14 +143,12 @@ class Rl:
         )
 
     def step(self, groups: list[RewardGroup]) -> None:
-        """One optimizer step on these groups, planned before and told of after."""
+        """One step on these groups, planned before and told of after."""
         session, began = self.session, time.monotonic()
         session.plan([group.id for group in groups])
-        rows = cohort.rows(groups, std=self.settings.advantage_std)
-        loss, sums = cohort.train(session.model, rows, self.objective, self.settings)
         step = session.state.step + 1
         lr = objectives.learning_rate(step, peak=self.settings.lr, warmup=self.settings.warmup, total=0)
-        norm = policy.apply_gradients(session.model, session.optimizer, lr=lr, clip=self.settings.grad_clip)
+        loss, norm, sums = self.update(groups, lr)
         session.finish(
             TrainingStep(
                 id=f"{session.state.run}:{step}",
@@ -148,16 +159,42 @@ class Rl:
                 loss=loss,
                 lr=lr,
                 grad_norm=norm,
-                tokens=sum(cohort.tokens(group) for group in groups),
+                tokens=int(sums["tokens"]),
                 rows=[group.id for group in groups],
                 rollouts=sum(len(group.rollouts) for group in groups),
                 seconds=time.monotonic() - began,
                 table_version=self.intake.version,
+                objective=msgspec.json.encode(self.objective).decode(),
                 time=time.time(),
                 **cohort.describe(groups, sums, version=session.state.version),
             )
         )
         self.unsaved += 1
+
+    def update(self, groups: list[RewardGroup], lr: float) -> tuple[float, float, dict[str, float]]:
+        """The optimizer steps of one step: rl.updates of them, each on its share of the groups.
+
+        Returns:
+            The mean loss, the largest gradient norm, and the sums over all tokens.
+        """
+        model, parts, settings = self.session.model, self.objective, self.settings
+        shares = [cohort.rows(share, parts) for share in cohort.shares(groups, settings.updates)]
+        # All of these before the first optimizer step: the proximal policy is the model as the step found it.
+        fixed: list[dict[str, list[torch.Tensor]]] = [{} for _ in shares]
+        for rows, known in zip(shares, fixed, strict=True):
+            if parts.proximal == "start" and settings.updates > 1:
+                known["proximal"] = cohort.logps(model, rows, settings)
+            if self.reference is not None:
+                known["reference"] = cohort.logps(self.reference, rows, settings)
+        losses: list[float] = []
+        norms: list[float] = []
+        sums: dict[str, float] = {}
+        for rows, known in zip(shares, fixed, strict=True):
+            loss, added = cohort.train(model, rows, parts, settings, known)
+            norms.append(policy.apply_gradients(model, self.session.optimizer, lr=lr, clip=settings.grad_clip))
+            losses.append(loss)
+            sums = {name: sums.get(name, 0.0) + value for name, value in added.items()}
+        return sum(losses) / len(losses), max(norms), sums
 
     def publish_when_due(self) -> None:
         """Checkpoint and publish every `publish_steps` steps and after the last one."""

@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from rewarded import group, sampled_at
 
 from schemas.messages import Span
+from schemas.objective import PRESETS, Objective
 from schemas.settings import RlSection
 from trainers import groups, model
-from trainers.objectives import grpo
 from trainers.weights import score
 
 change = msgspec.structs.replace
+GRPO = Objective()
 
 
 @given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 5))
@@ -51,7 +52,7 @@ def test_lists_that_do_not_fit_are_refused(broken) -> None:
 
 def test_rows_carry_the_group_token_for_token() -> None:
     made = group(1, version=0, rewards=(1, -1, -1, -1), size=4)
-    rows = groups.rows([made], std=True)
+    rows = groups.rows([made], GRPO)
     for row, rollout in zip(rows, made.rollouts, strict=True):
         assert list(row.ids) == [*made.prompt_ids, *rollout.token_ids]
         assert row.trained == len(rollout.token_ids)
@@ -59,11 +60,13 @@ def test_rows_carry_the_group_token_for_token() -> None:
     assert [round(row.advantage, 3) for row in rows] == [1.732, -0.577, -0.577, -0.577]
 
 
-def test_steps_make_the_rewarded_response_likelier(llama) -> None:
+@pytest.mark.parametrize("name", PRESETS)
+def test_steps_make_the_rewarded_response_likelier(llama, name) -> None:
     model.prepare(1, 0)
     policy = model.load(llama())
     opt = model.optimizer(policy, lr=1e-3, weight_decay=0.0)
-    made = group(3, version=0)
+    made = sampled_at(group(3, version=0), policy, 1.0)
+    parts = change(PRESETS[name], constant_length=10)
 
     def likelihoods() -> list[float]:
         prompt = len(made.prompt_ids)
@@ -72,34 +75,77 @@ def test_steps_make_the_rewarded_response_likelier(llama) -> None:
     before = likelihoods()
     settings = RlSection(batch_tokens=20)
     for _ in range(3):
-        groups.train(policy, groups.rows([made], std=True), grpo, settings)
+        groups.train(policy, groups.rows([made], parts), parts, settings)
         model.apply_gradients(policy, opt, lr=1e-3, clip=1.0)
     after = likelihoods()
     assert after[0] > before[0]
     assert after[1] < before[1]
 
 
-def test_micro_batches_give_the_whole_batchs_gradient(llama) -> None:
+@pytest.mark.parametrize("parts", [GRPO, PRESETS["gspo"], change(GRPO, kl=0.1, normaliser="sequence_mean")])
+def test_micro_batches_give_the_whole_batchs_gradient(llama, parts) -> None:
     policy = model.load(llama())
-    made = [change(group(i, version=0), temperature=0.5 + i) for i in range(4)]
-    rows = groups.rows(made, std=True)
+    made = [sampled_at(group(i, version=0), policy, 0.5 + i) for i in range(4)]
+    rows = groups.rows(made, parts)
     gradients = []
     for budget in (10_000, 30):
         policy.zero_grad()
-        loss, sums = groups.train(policy, rows, grpo, RlSection(batch_tokens=budget))
+        loss, sums = groups.train(policy, rows, parts, RlSection(batch_tokens=budget))
         gradients.append([p.grad.clone() for p in policy.parameters()])
-    for whole, parts in zip(*gradients, strict=True):
-        torch.testing.assert_close(whole, parts, atol=1e-6, rtol=1e-4)
+    for whole, cut in zip(*gradients, strict=True):
+        torch.testing.assert_close(whole, cut, atol=1e-6, rtol=1e-4)
+    assert max(float(whole.abs().max()) for whole in gradients[0]) > 1e-4
     assert sums["tokens"] == sum(row.trained for row in rows)
     assert torch.isfinite(torch.tensor(loss))
+
+
+def test_fixed_log_probs_stand_for_the_policies_they_were_taken_from(llama) -> None:
+    model.prepare(1, 0)
+    policy = model.load(llama())
+    made = [change(group(i, version=0), temperature=0.5 + i) for i in range(3)]
+    parts = change(GRPO, kl=0.5, kl_to="reference")
+    rows, settings = groups.rows(made, parts), RlSection(batch_tokens=30)
+    start = groups.logps(policy, rows, settings)
+    assert [len(values) for values in start] == [row.trained for row in rows]
+    fixed = {"proximal": start, "reference": start}
+    same = groups.train(policy, rows, parts, settings, fixed)
+    plain = groups.train(policy, rows, GRPO, settings)
+    assert same == plain, "nothing has moved yet: every ratio is 1 and the KL term 0, bit for bit"
+    policy.zero_grad()
+    with torch.no_grad():
+        policy.get_input_embeddings().weight.mul_(1.5)
+    moved, sums = groups.train(policy, rows, change(parts, kl=0.0), settings, fixed)
+    anchored, _ = groups.train(policy, rows, parts, settings, fixed)
+    assert moved != plain[0]
+    assert sums["low"] + sums["high"] > 0, "the clip holds against where the step began"
+    assert anchored > moved
+
+
+def test_a_step_is_cut_into_even_shares_in_order() -> None:
+    made = [group(i, version=0) for i in range(7)]
+    cut = groups.shares(made, 3)
+    assert [len(share) for share in cut] == [2, 2, 3]
+    assert [one for share in cut for one in share] == made
+    assert groups.shares(made, 1) == [made]
+
+
+def test_under_the_overlong_filter_a_cut_off_response_counts_and_is_not_trained_on() -> None:
+    made = group(1, version=0, rewards=(1, -1, -1), size=3)
+    made = change(made, rollouts=[*made.rollouts[:2], change(made.rollouts[2], finish="length")])
+    kept = groups.rows([made], change(GRPO, mask_overlong=True))
+    assert [row.advantage for row in kept] == [row.advantage for row in groups.rows([made], GRPO)[:2]]
+    assert groups.refusal(made, version=0, max_lag=0, mask_overlong=True) == ""
+    every = group(1, version=0, finish="length")
+    assert groups.refusal(every, version=0, max_lag=0, mask_overlong=True) == "overlong"
+    assert groups.refusal(every, version=0, max_lag=0) == ""
 
 
 def test_each_group_is_trained_at_the_temperature_that_it_was_sampled_at(llama) -> None:
     policy = model.load(llama())
     made = [sampled_at(group(i, version=0), policy, temperature) for i, temperature in enumerate((0.5, 1.0, 2.0))]
-    _, sums = groups.train(policy, groups.rows(made, std=True), grpo, RlSection())
+    _, sums = groups.train(policy, groups.rows(made, GRPO), GRPO, RlSection())
     assert abs(sums["kl"]) < 1e-6 * sums["tokens"], "the model IS the sampler: nothing lies between them"
     assert sums["weight"] == pytest.approx(sums["tokens"], rel=1e-4)
     wrong = [change(one, temperature=1.0) for one in made]
-    _, sums = groups.train(policy, groups.rows(wrong, std=True), grpo, RlSection())
+    _, sums = groups.train(policy, groups.rows(wrong, GRPO), GRPO, RlSection())
     assert sums["kl"] > 0.01 * sums["tokens"]

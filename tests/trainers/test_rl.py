@@ -1,11 +1,14 @@
 """RL on a real broker and real tables: every group ends in one place, and a crash trains no group twice."""
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 from rewarded import group, sampled_at
 from running import until
 
 from processors import kafka
 from schemas.messages import Filtered, TrainingStep, Weights
+from schemas.objective import Objective
 from trainers import groups as cohort
 from trainers import model as policy
 from trainers import rl
@@ -83,6 +86,39 @@ def test_the_metrics_are_of_the_groups_trained_on(make_factory, start) -> None:
     assert row.kl > 0
     assert 0 < row.ess <= 1
     assert 0 <= row.clip_share <= 1
+
+
+def test_a_step_of_several_updates_is_clipped_against_where_it_began(make_factory, start) -> None:
+    parts = ("rl.clip_low=0", "rl.clip_high=0", "rl.kl=0.1", "rl.kl_to=reference", "rl.mask_overlong=true")
+    factory = make_factory(*FLAGS, *parts, "rl.updates=3", "rl.warmup=1", "rl.max_steps=1")
+    factory.send(handover(factory))
+    groups = [group(i, version=5) for i in range(3)]
+    late = groups[0].rollouts[1]
+    groups[0] = replace(groups[0], rollouts=[groups[0].rollouts[0], replace(late, finish="length")])
+    overlong = group(9, version=5, finish="length")
+    factory.table(overlong, *groups)
+    trainer = start(rl.run, factory.settings, "rl")
+    trainer.until(lambda: len(factory.topic(Weights)) == 2)
+    trainer.end()
+    (row,) = steps_of(factory)
+    assert row.tokens == sum(cohort.tokens(one) for one in groups) - len(late.token_ids)
+    assert row.rollouts == 6
+    assert row.clip_low + row.clip_high > 0, "the second update's ratios are not 1"
+    assert row.clip_share >= max(row.clip_low, row.clip_high, row.truncated)
+    told = msgspec.json.decode(row.objective, type=Objective)
+    assert (told.clip_high, told.kl_to, told.tis_cap, told.normaliser) == (0, "reference", 2, "token_mean")
+    (dropped,) = factory.topic(Filtered)
+    assert (dropped.input_id, dropped.why) == (overlong.id, "overlong")
+
+
+def test_a_constant_length_that_is_not_set_is_the_largest_response(make_factory, start) -> None:
+    factory = make_factory(*FLAGS, "rl.objective=dr_grpo", "sample.max_tokens=77", "rl.max_steps=1")
+    factory.send(handover(factory))
+    factory.table(*[group(i, version=5) for i in range(3)])
+    trainer = start(rl.run, factory.settings, "rl")
+    trainer.until(lambda: steps_of(factory))
+    trainer.end()
+    assert '"constant_length":77' in steps_of(factory)[0].objective
 
 
 def test_the_temperature_is_the_groups_own_and_not_todays_setting(make_factory, start) -> None:
