@@ -144,7 +144,11 @@ def evaluate(
     if problems:
         from deploy.score import score
 
-        score(o.settings_from(file, set_, data, broker, policy), problems, as_json=as_json)
+        settings = o.settings_from(file, set_, data, broker, policy)
+        if dry_run:
+            print(f"would score {settings.policy.path} on {', '.join(map(str, problems))}")
+        else:
+            score(settings, problems, as_json=as_json)
         return
     _run(["evaluate"], o.settings_from(file, set_, data, broker, policy), dry_run=dry_run, parent=parent)
 

@@ -92,5 +92,6 @@ def print_settings(settings: Settings, *, as_json: bool, all_: bool) -> None:
             continue
         print(f"[{section}]")
         for key, value in keys.items():
-            print(f"{key} = {msgspec.json.encode(value).decode()}")
+            line = f"{key} = {msgspec.json.encode(value).decode()}"
+            print(f"# {line}" if value is None else line)  # TOML has no null: a key that is not there
         print()

@@ -31,7 +31,7 @@ def print_summary(settings: Settings, console: Console) -> None:
         console.print(sizes)
         rows = connection.execute(
             "select version, trainer, pass_at_1, low, high, tokens, backtracks, problems from evaluations "
-            "where source = 'all' order by version"
+            "where source = 'all' and version >= 0 order by version"
         ).fetchall()
     scores = Table(title="pass@1 on held-out problems (95 % interval)", box=None)
     for column in ("version", "trainer", "pass@1", "interval", "tokens", "backtracks", "problems"):

@@ -15,10 +15,10 @@ from processors.history import history
 from processors.status import Status
 from processors.stopping import stop_event
 from producers.pacing import Pace
-from producers.sources.held_out import held_out_keys
-from producers.sources.items import Bad, Item, Source, cut, question_key
+from producers.sources.held_out import BY_FAMILY, Reserved, refusal
+from producers.sources.items import Bad, Item, Source, cut
 from producers.sources.opening import open_all
-from schemas.messages import DeadLetter, Filtered, Message, Problem, content_id
+from schemas.messages import DeadLetter, Filtered, Message, Problem
 from schemas.settings import Settings
 
 STAGE = "produce"
@@ -54,11 +54,11 @@ class Seen:
 def recall(settings: Settings) -> Seen:
     """What this factory's producers published before."""
     seen = Seen()
-    for message in history(settings, Problem):
-        seen.add(message)
+    for problem in history(settings, Problem):
+        seen.add(problem)
     for kind in (DeadLetter, Filtered):
-        for refusal in history(settings, kind, f"stage = '{STAGE}'"):
-            seen.add(refusal)
+        for message in history(settings, kind, f"stage = '{STAGE}'"):
+            seen.add(message)
     return seen
 
 
@@ -83,9 +83,9 @@ def interleave(sources: Sequence[tuple[Source, float]], start: Mapping[str, int]
 class Judge:
     """Decides what becomes of an item; pure but for its memory of what there was."""
 
-    def __init__(self, seen: Seen, held_out: frozenset[str]) -> None:
+    def __init__(self, seen: Seen, reserved: Reserved) -> None:
         self.seen = seen
-        self.held_out = held_out
+        self.reserved = reserved
         self.repeats = 0
 
     def message(self, item: Item) -> Message | None:
@@ -101,8 +101,8 @@ class Judge:
             return self._refused(item.bad)
         if item.problem is None:
             return None
-        if item.held_out or question_key(item.problem.question) in self.held_out:
-            row = _filtered(item.problem)
+        if why := BY_FAMILY if item.held_out else self.reserved.why(item.problem):
+            row = refusal(STAGE, item.problem, why)
             return None if row.id in self.seen.refused else row
         place = self.seen.places.get(item.problem.id)
         return item.problem if place is None else self._repeated(item, item.problem, place)
@@ -132,19 +132,6 @@ class Judge:
             detail=bad.detail,
             time=time.time(),
         )
-
-
-def _filtered(problem: Problem) -> Filtered:
-    return Filtered(
-        id=content_id(STAGE, problem.id, "held_out"),
-        stage=STAGE,
-        input_topic="problems",
-        input_id=problem.id,
-        why="held_out",
-        source=problem.source,
-        difficulty=problem.difficulty,
-        time=time.time(),
-    )
 
 
 class Publisher:
@@ -201,7 +188,7 @@ def _publish(settings: Settings, status: Status, stop: threading.Event) -> Seen:
     """Publish until there is nothing left or `stop` is set."""
     sources = open_all(settings)
     seen = recall(settings)
-    judge = Judge(seen, held_out_keys(settings))
+    judge = Judge(seen, Reserved(settings))
     publisher = Publisher(settings, len(seen.places))
     stream = interleave(sources, {source.name: seen.start(source.name) for source, _ in sources})
     pace = Pace(settings, "search", "problems", settings.problems.ahead)

@@ -1,18 +1,21 @@
 """The process 'prompts': problems for RL, chosen by SQL over the datasets and paced by what the samplers have in hand.
 
 The default choice is a measured pass rate strictly between 0 and 1, since a group that is all right or all wrong
-teaches nothing. A problem used again gets the next round, and so another group id.
+teaches nothing; rates follow the policy (producers/measured.py) and are asked for anew every 15 seconds. A problem
+used again gets the next round, and so another group id. What the evaluation asks is never used, whatever the query
+says: it becomes a row in `filtered`.
 """
 
 import contextlib
 import heapq
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import duckdb
 import msgspec
+from kafka import KafkaProducer
 
 from processors import kafka
 from processors.dataset import Datasets, quoted
@@ -21,32 +24,20 @@ from processors.status import Status
 from processors.stopping import stop_event
 from processors.versions import Versions
 from producers.admission import Admission
+from producers.measured import measured
 from producers.pacing import Pace
-from producers.sources.held_out import Reserved
+from producers.sources.held_out import Reserved, refusal
 from schemas.load import BadSettings
-from schemas.messages import Problem, Prompt, content_id
-from schemas.settings import Settings
+from schemas.messages import Filtered, Message, Problem, Prompt, content_id
+from schemas.settings import PromptsSection, Settings
 
 PAUSE_S = 0.2
 REFRESH_S = 15.0
 """How old a choice may be before the tables are asked again (where it was empty: RETRY_S)."""
 RETRY_S = 2.0
 ACK_S = 60.0
-DEFAULT_SQL = """
-WITH rl AS (
-  SELECT id, avg(CAST(reward > 0 AS DOUBLE)) AS pass_rate, count(*) AS n
-  FROM (SELECT problem.id AS id, unnest(rewards) AS reward FROM rewards) GROUP BY id
-), tree AS (
-  SELECT problem_id AS id, sum(rollouts_correct) / sum(rollouts) AS pass_rate, sum(rollouts) AS n
-  FROM nodes GROUP BY problem_id HAVING sum(rollouts) > 0
-), measured AS (
-  SELECT *, 'RL' AS place FROM rl UNION ALL
-  SELECT *, 'search' AS place FROM tree WHERE id NOT IN (SELECT id FROM rl)
-)
-SELECT id, pass_rate, format('pass rate {:.3f} of {} rollouts in {}', pass_rate, CAST(n AS BIGINT), place) AS why
-FROM measured WHERE pass_rate > 0 AND pass_rate < 1
-"""
-"""What RL's own rollouts of a problem say is newer than its search tree, and replaces it."""
+STAGE = "prompts"
+DEFAULT_SQL = "SELECT id, pass_rate, why FROM measured WHERE pass_rate > 0 AND pass_rate < 1"
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -57,34 +48,56 @@ class Choice(msgspec.Struct, frozen=True):
     why: str
 
 
-def choose(datasets: Datasets, sql: str, reserved: Reserved) -> list[Choice]:
-    """The problems that the query names (columns id, pass_rate, why), without those of the evaluation.
+class Chosen(msgspec.Struct, frozen=True):
+    """What a query came to."""
+
+    choices: list[Choice]
+    refused: list[Filtered]
+    """A row for each problem that it names and the evaluation asks."""
+
+
+def choose(datasets: Datasets, section: PromptsSection, reserved: Reserved) -> Chosen:
+    """The problems that the query names (columns id, pass_rate, why), those of the evaluation apart.
 
     Args:
         datasets: the tables.
-        sql: settings.prompts.sql; empty = DEFAULT_SQL.
+        section: sql, over the tables and `measured`; empty = DEFAULT_SQL. window.
         reserved: of the settings.
 
     Raises:
         BadSettings: for a query that fails or lacks a column.
     """
     pin = datasets.versions()
-    text = (sql or DEFAULT_SQL).strip().rstrip(";")
+    found = _named(datasets, section, pin)
+    chosen = Chosen([], [])
+    if not found:
+        return chosen
+    listed = ", ".join(quoted(name) for name in sorted(found))
+    for problem in datasets.messages(Problem, f"id IN ({listed})", pin):
+        rate, why = found[problem.id]
+        if reason := reserved.why(problem):
+            chosen.refused.append(refusal(STAGE, problem, reason))
+        else:
+            chosen.choices.append(Choice(problem, -1.0 if rate is None else rate, why or ""))
+    return chosen
+
+
+def _named(
+    datasets: Datasets, section: PromptsSection, pin: dict[str, int]
+) -> dict[str, tuple[float | None, str | None]]:
+    """By problem id, the pass rate and the reason that the query gives."""
+    text = (section.sql or DEFAULT_SQL).strip().rstrip(";")
+    # The line's end: the query may close with a comment.
+    query = (
+        f"WITH measured AS ({measured(section.window)}) "  # noqa: S608 - ours, and the user's own query in a subquery
+        f"SELECT CAST(id AS VARCHAR), CAST(pass_rate AS DOUBLE), CAST(why AS VARCHAR) FROM (\n{text}\n)"
+    )
     try:
         with datasets.connect(pin) as connection:
-            # The line's end: the query may close with a comment.
-            query = f"SELECT CAST(id AS VARCHAR), CAST(pass_rate AS DOUBLE), CAST(why AS VARCHAR) FROM (\n{text}\n)"  # noqa: S608
-            found = {row[0]: row for row in connection.execute(query).fetchall() if row[0] is not None}
+            rows = connection.execute(query).fetchall()
     except duckdb.Error as error:
         raise BadSettings(f"prompts.sql must be a query with columns id, pass_rate, why: {error}") from error
-    if not found:
-        return []
-    listed = ", ".join(quoted(name) for name in sorted(found))
-    return [
-        Choice(problem, -1.0 if (rate := found[problem.id][1]) is None else rate, found[problem.id][2] or "")
-        for problem in datasets.messages(Problem, f"id IN ({listed})", pin)
-        if problem not in reserved
-    ]
+    return {name: (rate, why) for name, rate, why in rows if name is not None}
 
 
 class Rota:
@@ -164,7 +177,7 @@ def run(settings: Settings, status: Status, stop: threading.Event | None = None)
         datasets = Datasets(Path(settings.factory.data) / "datasets")
         datasets.create()
         reserved = Reserved(settings)
-        choose(datasets, settings.prompts.sql, reserved)  # a wrong query is told now, not when SFT is done
+        choose(datasets, settings.prompts, reserved)  # a wrong query is told now, not when SFT is done
         with contextlib.closing(Versions(settings)) as versions:
             status.set(waiting="for the handover")
             while not may_start(settings, versions) and not asked.wait(PAUSE_S):
@@ -173,30 +186,75 @@ def run(settings: Settings, status: Status, stop: threading.Event | None = None)
             _publish(settings, status, asked, datasets, reserved)
 
 
+class Curriculum:
+    """The rota in force, made anew from the tables as it ages.
+
+    Args:
+        settings: prompts, factory.seed, the data directory and the broker.
+        datasets: the tables.
+        reserved: of the settings.
+        rounds: how often each problem was used, by id; counted on.
+    """
+
+    def __init__(self, settings: Settings, datasets: Datasets, reserved: Reserved, rounds: dict[str, int]) -> None:
+        self.settings, self.datasets, self.reserved, self.rounds = settings, datasets, reserved, rounds
+        self.rota = Rota([], rounds, settings.factory.seed)
+        before = history(settings, Filtered, f"stage = '{STAGE}'")
+        self._told = {row.id for row in before if row.stage == STAGE}
+        self._asked = float("-inf")
+
+    def refresh(self) -> list[Filtered]:
+        """Ask the tables where the last answer is too old; the rows of problems refused for the first time.
+
+        Raises:
+            BadSettings: the query cannot be used.
+        """
+        if time.monotonic() - self._asked <= (REFRESH_S if self.rota else RETRY_S):
+            return []
+        chosen = choose(self.datasets, self.settings.prompts, self.reserved)
+        self.rota = Rota(chosen.choices, self.rounds, self.settings.factory.seed)
+        self._asked = time.monotonic()
+        new = [row for row in chosen.refused if row.id not in self._told]
+        self._told.update(row.id for row in new)
+        return new
+
+
 def _publish(settings: Settings, status: Status, stop: threading.Event, datasets: Datasets, reserved: Reserved) -> None:
     rounds, ids = used(settings)
     admission = Admission(settings, datasets, ids)
+    curriculum = Curriculum(settings, datasets, reserved, rounds)
     client = kafka.producer(settings)
     partitions = len(client.partitions_for("prompts") or {0})
     pace = Pace(settings, "sample", "prompts", settings.prompts.ahead)
-    turn, asked_at, rota = sum(rounds.values()), float("-inf"), Rota([], rounds, settings.factory.seed)
+    turn = sum(rounds.values())
     while not stop.is_set():
         room = min(pace.room(), admission.room())
-        if room and time.monotonic() - asked_at > (REFRESH_S if rota else RETRY_S):
-            rota = Rota(choose(datasets, settings.prompts.sql, reserved), rounds, settings.factory.seed)
-            asked_at = time.monotonic()
-            status.set(candidates=len(rota))
+        if room:
+            refused = curriculum.refresh()
+            _send(client, [(row, None) for row in refused])
+            status.add(held_out=len(refused))
+        rota = curriculum.rota
+        status.set(candidates=len(rota))
         status.set(waiting="" if room and rota else "for the samplers or RL" if rota else "for measured problems")
         if not (room and rota):
             stop.wait(PAUSE_S)
             continue
         prompts = list(rota.take(room))
         admission.admitted({prompt.id for prompt in prompts})
-        futures = [kafka.send(client, prompt, at % partitions) for at, prompt in enumerate(prompts, turn)]
-        client.flush(ACK_S)
-        for future in futures:
-            future.get(timeout=ACK_S)
-        turn += len(futures)
-        pace.sent(len(futures))
-        status.add(records=len(futures))
+        _send(client, [(prompt, at % partitions) for at, prompt in enumerate(prompts, turn)])
+        turn += len(prompts)
+        pace.sent(len(prompts))
+        status.add(records=len(prompts))
     client.close()
+
+
+def _send(client: KafkaProducer, messages: Sequence[tuple[Message, int | None]]) -> None:
+    """Send, each to its partition or where its key belongs, and wait.
+
+    Raises:
+        KafkaError: for a message that was not acknowledged.
+    """
+    futures = [kafka.send(client, message, partition) for message, partition in messages]
+    client.flush(ACK_S)
+    for future in futures:
+        future.get(timeout=ACK_S)

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from deploy import sql
 from deploy.score import One, read_problems, score
 from processors.chat import BadPolicy, resolve
 from processors.versions import weights_sha
 from schemas.load import BadSettings
 from schemas.messages import Weights
+
+REAL = Path(__file__).parents[3] / "shared" / "data"
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -51,7 +54,8 @@ def test_lines_that_are_no_problems_are_told_and_the_rest_is_read(tmp_path, make
     ("rows", "flags", "said"),
     [
         ([], [], "no problem in it"),
-        ([{"text": "x"}], [], "no problem in it"),
+        ([{"text": "x", "target": 3}], [], r"its fields are `text`, `target`: say .* --set 'problems\.sources="),
+        (["[1]", "{"], [], "a line is JSON with `question` and `answer`"),
         (None, [], "no such file"),
         ([sums(1)[0]], ["evaluate.problems=0"], "at least 1"),
     ],
@@ -64,6 +68,21 @@ def test_what_cannot_be_asked_is_one_sentence(tmp_path, make_settings, rows, fla
         score(make_settings(*flags), [path])
     assert type(raised.value) is BadSettings
     assert "\n" not in str(raised.value)
+
+
+def test_fields_are_named_in_the_settings(tmp_path, make_settings):
+    path = write(tmp_path / "own.jsonl", {"text": "Two?", "target": 2})
+    source = f'{{kind="file", name="{path}", params={{question="text", answer="target"}}}}'
+    [problem] = read_problems(make_settings(f"problems.sources=[{source}]"), [path])
+    assert (problem.question, problem.answer, problem.source) == ("Two?", "2", "own")
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the problem sets do not lie here")
+@pytest.mark.parametrize(("name", "count"), [("gsm8k_test", 1319), ("math500", 500), ("amc23", 40), ("aime24", 30)])
+def test_the_public_sets_are_known_by_their_fields(make_settings, name, count, capsys):
+    found = read_problems(make_settings("evaluate.problems=2000"), [REAL / f"{name}.jsonl"])
+    assert (len(found), {one.source for one in found}, capsys.readouterr().err) == (count, {name}, "")
+    assert {one.grader for one in found} == {"numeric" if name == "gsm8k_test" else "math"}
 
 
 def test_a_policy_without_safetensors_is_one_sentence(tmp_path, make_settings):
@@ -89,10 +108,9 @@ def test_the_catalog_knows_its_own_weights_only():
 
 
 @pytest.mark.slow
-def test_the_tiny_policy_is_scored_without_a_broker(tmp_path, make_settings, capfd):
-    settings = make_settings(
-        "evaluate.samples=2", "evaluate.max_tokens=24", "engine.kv_cache_gb=0.1", "engine.max_num_seqs=16"
-    )
+def test_the_tiny_policy_is_scored_without_a_broker_and_goes_on_where_it_was(tmp_path, make_settings, capfd):
+    flags = ("evaluate.max_tokens=24", "engine.kv_cache_gb=0.1", "engine.max_num_seqs=16")
+    settings = make_settings("evaluate.samples=2", *flags)
     files = [write(tmp_path / "small.jsonl", *sums(3)), write(tmp_path / "large.jsonl", *sums(2, 40))]
     score(settings, files, as_json=True)
     rows = json.loads(capfd.readouterr().out)
@@ -101,14 +119,34 @@ def test_the_tiny_policy_is_scored_without_a_broker(tmp_path, make_settings, cap
     ]  # fmt: skip
     large, small, total = rows
     assert total["sha"] == weights_sha(resolve("tiny"))
-    for name in ("pass_at_1", "tokens", "unparsable"):
+    assert (total["policy"], total["version"], total["trainer"]) == ("tiny", -1, "")
+    for name in ("pass_at_1", "tokens", "unparsable", "truncated"):
         assert total[name] == pytest.approx((2 * large[name] + 3 * small[name]) / 5)
     assert 0 < total["tokens"] <= 24
-    assert not Path(settings.factory.data).exists(), "nothing is written"
+    stored = sql.query(settings, "select * from evaluations").to_pylist()
+    assert sorted((row["id"], row["source"], row["pass_at_1"]) for row in stored) == sorted(
+        (row["id"], row["source"], row["pass_at_1"]) for row in rows
+    )
+
     again = score(settings, files)
+    said = capfd.readouterr()
+    assert "10 of 10 answers" in said.err
+    assert "engine" not in said.err, "nothing is missing, so nothing is started"
     assert [(row.id, row.pass_at_1, row.tokens) for row in again] == [
         (row["id"], row["pass_at_1"], row["tokens"]) for row in rows
     ]
-    printed = capfd.readouterr().out
-    assert f"{total['pass_at_1']:.3f}" in printed
-    assert "small" in printed
+    assert f"{total['pass_at_1']:.3f}" in said.out
+    assert all(word in said.out for word in ("small", "pass@2", "maj@2"))
+    assert sql.query(settings, "select * from evaluations").num_rows == 3, "a row is kept once"
+
+    log = Path(settings.factory.data) / "answers" / f"{total['sha']}.jsonl"
+    kept = log.read_bytes()
+    log.write_bytes(b"".join(kept.splitlines(keepends=True)[:6]) + b'{"draw": "to')
+    resumed = score(settings, files)
+    assert "6 of 10 answers" in capfd.readouterr().err
+    assert [(row.id, row.pass_at_1, row.tokens) for row in resumed] == [
+        (row["id"], row["pass_at_1"], row["tokens"]) for row in rows
+    ], "the draws are those of the uninterrupted run"
+    greedy = score(make_settings("evaluate.greedy=true", *flags), files[:1])
+    assert (greedy[-1].temperature, greedy[-1].samples, greedy[-1].ks) == (0.0, 1, [])
+    assert greedy[-1].id not in {row["id"] for row in rows}

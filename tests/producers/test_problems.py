@@ -17,6 +17,7 @@ from producing import Running, commit, finish, published, records, sinking, unti
 
 from processors.dataset import Datasets
 from producers import problems
+from producers.sources.held_out import BY_FAMILY
 from producers.sources.items import Item
 from schemas.messages import DeadLetter, Filtered, Problem
 from schemas.tiny_problems import is_held_out
@@ -85,7 +86,7 @@ def test_the_tiny_families_by_default_without_what_is_held_out(factory_settings)
     assert Counter(problem.source for problem in found) == pytest.approx({"countdown": 20, "chain_sum": 20}, abs=6)
     assert not any(is_held_out(problem.source, json.loads(problem.metadata)) for problem in found)
     filtered = published(settings, Filtered)
-    assert {(row.stage, row.input_topic, row.why) for row in filtered} == {("produce", "problems", "held_out")}
+    assert {(row.stage, row.input_topic, row.why) for row in filtered} == {("produce", "problems", BY_FAMILY)}
     assert (status["records"], status["held_out"]) == (40, len(filtered))
     spread = Counter(record.partition for record in records(settings, Problem))
     assert set(spread.values()) <= {2, 3}
@@ -147,6 +148,17 @@ def test_the_end_of_a_file_is_kept_for_evaluation(with_file):
     finish(problems.run, settings, OVER)
     assert sorted(problem.index for problem in published(settings, Problem)) == list(range(47))
     assert len({one.input_id for one in published(settings, Filtered)}) == 3
+
+
+def test_a_training_file_that_overlaps_with_the_evaluation_loses_the_overlap_and_says_why(with_file, tmp_path):
+    asked = write(tmp_path / "asked.jsonl", [row(3), {"question": " 7  +0 ? ", "answer": "7"}, row(99)])
+    settings = with_file([row(n) for n in range(10)], f"evaluate.file={asked}", "evaluate.problems=5")
+    for _ in range(2):
+        finish(problems.run, settings, OVER)
+    assert sorted(problem.index for problem in published(settings, Problem)) == [0, 1, 2, 4, 5, 6, 8, 9]
+    assert sorted(one.why for one in published(settings, Filtered)) == [
+        f"held_out: the same text as asked {line} of the evaluation" for line in (0, 1)
+    ]
 
 
 def test_killed_anywhere_it_loses_and_doubles_nothing(with_file, tmp_path):

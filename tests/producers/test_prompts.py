@@ -10,10 +10,12 @@ from producing import Running, commit, published, records, sinking, until
 
 from processors.dataset import Datasets
 from producers import prompts
-from producers.sources.held_out import Reserved, held_out
+from producers.sources.held_out import BY_FAMILY, Reserved, held_out
 from producers.sources.items import make_problem
 from schemas.load import BadSettings
-from schemas.messages import Node, Problem, Prompt, RewardGroup, Rollout, Tree, Weights
+from schemas.messages import Filtered, Node, Prompt, RewardGroup, Rollout, Tree, Weights
+from schemas.settings import PromptsSection
+from schemas.topics import BY_MESSAGE
 
 
 def problem(number, **other):
@@ -69,7 +71,7 @@ def stored(settings, datasets, send_all):
     def store(*messages):
         before = Counter()
         for message in messages:
-            before[{Problem: "problems", Tree: "trees", RewardGroup: "rewards", Prompt: "prompts"}[type(message)]] += 1
+            before[BY_MESSAGE[type(message)].table] += 1
         wanted = {name: count + len(datasets.ids(name)) for name, count in before.items()}
         send_all(*messages)
         with sinking(settings):
@@ -78,26 +80,54 @@ def stored(settings, datasets, send_all):
     return store
 
 
+def chosen(datasets, settings, sql="", window=16):
+    return prompts.choose(datasets, PromptsSection(sql=sql, window=window), Reserved(settings)).choices
+
+
 def test_measured_by_the_tree_until_rl_has_measured_it_itself(settings, datasets, stored):
     p = [problem(number) for number in range(7)]
     trees = [tree(p[0], 1, 4), tree(p[1], 0, 4), tree(p[2], 4, 4), tree(p[3], 1, 4), tree(p[4], 4, 4), tree(p[5], 2, 4)]
     groups = [rewarded(p[3], 0, 1, 1, -1, -1), rewarded(p[3], 1, 1, 1, 1, 1), rewarded(p[4], 0, -1, 1),
               rewarded(p[5], 0, 1, 1)]  # fmt: skip
-    stored(*p, *trees, *groups)
-    found = {one.problem.id: one for one in prompts.choose(datasets, "", Reserved(settings))}
+    stored(*p, weights(3), *trees, *groups)
+    found = {one.problem.id: one for one in chosen(datasets, settings)}
     assert {one.problem.index: one.pass_rate for one in found.values()} == {0: 0.25, 3: 0.75, 4: 0.5}
     assert all(one.problem == p[one.problem.index] for one in found.values())
-    assert found[p[3].id].why == "pass rate 0.750 of 8 rollouts in RL"
+    assert found[p[3].id].why == "pass rate 0.750 of 8 rollouts in RL since v3"
     assert found[p[0].id].why == "pass rate 0.250 of 4 rollouts in search"
 
 
+def test_rates_follow_the_policy_and_what_rested_is_tried_again(settings, datasets, stored):
+    p = [problem(number) for number in range(5)]
+    stored(*p, weights(0), *(tree(one, 1, 4) for one in p[:4]))
+    stored(weights(1), rewarded(p[0], 0, 1, -1), rewarded(p[1], 0, -1, -1), rewarded(p[4], 0, 1, 1))
+
+    def rates(window):
+        return {one.problem.index: round(one.pass_rate, 3) for one in chosen(datasets, settings, window=window)}
+
+    assert rates(1) == rates(2) == {0: 0.5, 2: 0.25, 3: 0.25}
+    stored(weights(2), rewarded(p[0], 1, 1, 1), rewarded(p[2], 0, 1, -1, -1, -1, -1))
+    # 0 is always right now; what 1 failed at is out of the window: with its search, 1 of 6; 4 was never mixed.
+    assert rates(1) == {1: 0.167, 2: 0.2, 3: 0.25}
+    assert rates(2) == {0: 0.75, 2: 0.2, 3: 0.25}
+    assert rates(16) == rates(2)
+    stored(weights(3))
+    assert rates(1) == {0: 0.5, 1: 0.167, 2: 0.222, 3: 0.25}, "0: 3 of 4 in RL and 1 of 4 in search"
+    why = {one.problem.index: one.why for one in chosen(datasets, settings, window=1)}
+    assert why[0] == "pass rate 0.500 of 8 rollouts in search and RL before v3"
+
+
 def test_a_query_of_ones_own(settings, datasets, stored):
-    stored(*(problem(number) for number in range(5)))
+    p = [problem(number) for number in range(5)]
+    stored(*p, *(tree(one, one.index, 4) for one in p))
     sql = "with few as (select * from problems where index < 2) select id, null as pass_rate, 'mine' as why from few; "
-    found = prompts.choose(datasets, sql, Reserved(settings))
+    found = chosen(datasets, settings, sql)
     assert {(one.problem.index, one.pass_rate, one.why) for one in found} == {(0, -1.0, "mine"), (1, -1.0, "mine")}
     commented = "select id, 1 as pass_rate, '' as why from problems -- all of them"
-    assert len(prompts.choose(datasets, commented, Reserved(settings))) == 5
+    assert len(chosen(datasets, settings, commented)) == 5
+    hard = "select id, pass_rate, place || ' ' || rollouts as why from measured where pass_rate <= 0.25"
+    found = chosen(datasets, settings, hard)
+    assert {(one.problem.index, one.pass_rate, one.why) for one in found} == {(0, 0, "search 4"), (1, 0.25, "search 4")}
 
 
 @pytest.mark.parametrize(
@@ -118,13 +148,23 @@ def test_a_wrong_query_is_one_sentence_at_the_start(factory_settings, sql):
         running.waiting("handover")
 
 
-def test_what_the_evaluation_asks_is_never_chosen(factory_settings, datasets, stored):
-    tiny = factory_settings("evaluate.problems=3")
-    asked, copied = held_out(tiny)[:2]
-    copied = problem(0, question=copied.question)
-    free = problem(1)
-    stored(asked, copied, free, *(tree(one, 1, 2) for one in (asked, free)))
-    assert [one.problem for one in prompts.choose(datasets, "", Reserved(tiny))] == [free]
+def test_what_the_evaluation_asks_is_a_row_that_says_why_and_never_a_prompt(factory_settings, stored, send_all):
+    tiny = factory_settings("evaluate.problems=3", "prompts.ahead=2", "sink.flush_s=0.2")
+    asked, other = held_out(tiny)[:2]
+    copied, free = problem(0, question=f"  {other.question.upper()} "), problem(1)
+    stored(asked, copied, free, *(tree(one, 1, 2) for one in (asked, copied, free)))
+    send_all(weights(2, handover=True))
+    for _ in range(2):  # a restart tells nothing twice
+        with Running(prompts.run, tiny) as running:
+            running.waiting("for the samplers")
+        commit(tiny, "sample", "prompts", 2)
+    assert {prompt.problem for prompt in published(tiny, Prompt)} == {free}
+    rows = published(tiny, Filtered)
+    assert {(row.stage, row.input_topic, row.input_id, row.why) for row in rows} == {
+        ("prompts", "problems", asked.id, BY_FAMILY),
+        ("prompts", "problems", copied.id, f"held_out: the same text as countdown {other.index} of the evaluation"),
+    }
+    assert len(rows) == 2
 
 
 def choices(rates):

@@ -1,100 +1,27 @@
-"""The evaluator: its intervals against published ones, its rows, and the stage on a real broker and a real engine."""
+"""The evaluator's stage: what it does next, what counts as done, and a run on a real broker and a real engine."""
 
 import shutil
 import time
 from collections import Counter
 from pathlib import Path
-from random import Random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from graded import answered, weights
 from running import Factory, until
 from safetensors.torch import load_file, save_file
 
-from processors.adaptive import wilson
-from processors.chat import Chat, count_backtracks, resolve
-from processors.grading import Grader, Verdict
-from processors.policy import Completion, open_engine
+from processors.chat import Chat, resolve
+from processors.grading import Grader
+from processors.policy import open_engine
 from processors.status import Status
 from processors.versions import Versions, ensure_base, weights_sha
 from producers.sources.held_out import held_out
-from schemas.messages import Evaluation, Filtered, Problem, Weights, content_id
-from schemas.settings import EvaluateSection, Settings
+from schemas.messages import Evaluation, Filtered
+from schemas.settings import Settings
 from trainers import evaluator
-from trainers.evaluator import ALL, Answered, interval, pick, summarize
-
-SHARES = st.lists(st.integers(0, 4).map(lambda n: n / 4), min_size=1, max_size=40)
-
-
-def weights(version: int, sha: str = "", **fields) -> Weights:
-    values = {"policy": "policy", "parent": version - 1, "path": f"/w/{version}", "trainer": "sft"} | fields
-    return Weights(version=version, sha256=sha or f"sha{version}", **values)
-
-
-def answered(source: str, number: int, *, right: bool, text: str = "", tokens: int = 10) -> Answered:
-    problem = Problem(id=content_id(source, number), question=f"{number}?", answer="1", source=source)
-    made = Completion(token_ids=[7] * tokens, logprobs=[], text=text, finish="stop", version=1, sha="sha1")
-    return Answered(problem, made, Verdict("correct" if right else "unparsable", "1"))
-
-
-@pytest.mark.parametrize(
-    ("correct", "total", "low", "high"),
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
-)
-def test_wilson_gives_the_published_intervals(correct, total, low, high):
-    """Newcombe 1998, Statistics in Medicine 17, 857-872, table I, method 3."""
-    assert wilson(correct, total) == pytest.approx((low, high), abs=6e-5)
-    assert wilson(total - correct, total) == pytest.approx((1 - high, 1 - low), abs=6e-5)
-
-
-def test_without_a_problem_anything_is_possible():
-    assert wilson(0, 0) == (0.0, 1.0)
-    assert interval([], 1) == interval([], 4) == (0.0, 1.0)
-
-
-@given(SHARES)
-def test_an_interval_holds_its_mean_and_stays_within_0_and_1(shares):
-    low, high = interval(shares, 4)
-    mean = sum(shares) / len(shares)
-    assert 0 <= low <= mean + 1e-12
-    assert mean - 1e-12 <= high <= 1
-    assert interval(shares, 4) == (low, high), "the same shares, the same interval"
-
-
-def test_the_problem_is_the_unit_however_many_samples_it_has():
-    """100 problems, half of them always right: +-1.96 * 0.05, not the +-0.049 of 400 independent samples."""
-    low, high = interval([1.0, 0.0] * 50, 4)
-    assert (low, high) == pytest.approx((0.402, 0.598), abs=0.02)
-    assert interval([1.0] * 20, 4) == wilson(20, 20), "a bootstrap of equal shares would claim certainty"
-
-
-def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says():
-    rng = Random(1)
-    covered = 0
-    for _ in range(100):
-        shares = [sum(rng.random() < p for _ in range(4)) / 4 for p in (rng.random() for _ in range(40))]
-        low, high = interval(shares, 4)
-        covered += low <= 0.5 <= high
-    assert 88 <= covered <= 99
-
-
-def test_a_row_for_each_source_and_the_last_is_the_mean_over_every_problem():
-    settings = Settings(evaluate=EvaluateSection(samples=2))
-    back = "Let's go back to where we were. Let's restart our solution from the beginning."
-    easy = [answered("easy", n, right=True, tokens=4) for n in range(3) for _ in range(2)]
-    hard = [answered("hard", 1, right=k == 0, text=back, tokens=20) for k in range(2)]
-    rows = summarize([*easy, *hard], weights(1), settings, 2.5)
-    assert [(row.source, row.problems, row.samples, row.pass_at_1) for row in rows] == [
-        ("easy", 3, 2, 1.0), ("hard", 1, 2, 0.5), (ALL, 4, 2, 0.875),
-    ]  # fmt: skip
-    total = rows[-1]
-    assert (total.tokens, total.unparsable, total.seconds) == (8.0, 1 / 8, 2.5)
-    assert total.backtracks == 2 * count_backtracks(back) / 8 == 0.5
-    assert all((row.version, row.sha, row.trainer) == (1, "sha1", "sft") for row in rows)
-    assert len({row.id for row in rows}) == 3
-    assert [row.id for row in summarize([*hard, *easy], weights(1), settings, 9)] == [row.id for row in rows]
-    assert {row.id for row in summarize([*easy, *hard], weights(2), settings, 1)}.isdisjoint(row.id for row in rows)
+from trainers.evaluator import pick
+from trainers.samples import Log, draws
+from trainers.scores import ALL, summarize
 
 
 def test_the_newest_and_the_oldest_take_turns():
@@ -107,13 +34,15 @@ def test_the_newest_and_the_oldest_take_turns():
 
 
 def test_a_version_is_done_when_it_is_whole_or_given_up(settings, send_all):
-    def row(version: int, source: str, policy: str = "policy") -> Evaluation:
-        one = answered(source, 1, right=True)
+    def row(version: int, source: str, number: int = 1, policy: str = "policy") -> Evaluation:
+        one = answered(source, number, "1")
         return summarize([one], weights(version, policy=policy), settings, 1.0)[-1 if source == ALL else 0]
 
     given_up = evaluator._given_up(weights(4), ValueError("gone"))
-    send_all(row(1, ALL), row(2, "easy"), row(3, ALL, policy="other"), given_up)
-    assert evaluator.done_before(settings) == {(1, "sha1"), (4, "sha4")}
+    whole = row(1, ALL)
+    send_all(whole, row(2, "easy"), row(3, ALL, policy="other"), row(5, ALL, number=2), given_up)
+    assert evaluator.done_before(settings, whole.asked) == {(1, "sha1"), (4, "sha4")}
+    assert evaluator.done_before(settings, "other problems, samples or limits") == {(4, "sha4")}
 
 
 def changed(directory: Path, target: Path, scale: float) -> Path:
@@ -178,13 +107,23 @@ async def test_every_version_is_evaluated_once_and_a_bad_one_is_a_row_that_says_
     assert len(same) == 9
     assert all(same[4, source] == same[0, source] for source in sources), "the same weights, the same draws"
     chat, problems, grader = Chat(str(tiny), settings.policy), held_out(settings), Grader(settings)
-    drawn = [
-        [one.completion.token_ids for one in await evaluator.ask(engine, chat, problems, grader, sha, settings)]
-        for sha in (base.sha256, first.sha256, base.sha256)
-    ]
-    assert drawn[0] == drawn[2] != drawn[1], "the weights asked for are those that answer"
-    assert sum(map(len, drawn[0])) / 6 == pytest.approx(same[0, ALL][1])
-    assert sum(map(len, drawn[1])) / 6 == pytest.approx(same[1, ALL][1])
+    wanted = draws(chat, problems, settings)
+    names, drawn = {draw.name for draw in wanted}, []
+    for sha in (base.sha256, first.sha256, base.sha256):
+        log = Log(settings, sha, names)
+        assert set(log.samples) == names, "every sample is on the disk"
+        log.samples.clear()
+        drawn.append(await evaluator.ask(engine, wanted, grader, log, sha, settings))
+        log.close()
+    texts = [[one.sample.text for one in answers] for answers in drawn]
+    assert texts[0] == texts[2] != texts[1], "the weights asked for are those that answer"
+    for answers, version in zip(drawn, (0, 1), strict=False):
+        assert sum(one.sample.tokens for one in answers) / 6 == pytest.approx(same[version, ALL][1])
+    made = engine.stats().tokens
+    more = factory_settings("evaluate.problems=2", "evaluate.max_tokens=96", "sink.flush_s=0.2")
+    await evaluate_all(more, engine, versions)
+    assert engine.stats().tokens == made, "fewer problems need no new sample"
+    assert len(factory.topic(Evaluation)) == 18, "and are another evaluation"
     factory.close()
     engine.close()
     versions.close()

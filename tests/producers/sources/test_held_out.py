@@ -2,9 +2,11 @@ import itertools
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from producers.sources.held_out import Reserved, held_out, held_out_keys
-from producers.sources.items import BadSource, question_key
+from producers.sources.held_out import BY_FAMILY, Reserved, held_out, text_key
+from producers.sources.items import BadSource, make_problem
 from producers.sources.opening import open_all
 from schemas import settings as s
 from schemas.tiny_problems import FAMILIES, is_held_out
@@ -27,7 +29,9 @@ def test_without_sources_it_is_the_tiny_families_own():
     assert len({problem.id for problem in found}) == 40
     assert found == held_out(settings)
     reserved = Reserved(settings)
-    assert all(problem in reserved for problem in found)
+    assert {reserved.why(problem) for problem in found} == {BY_FAMILY}
+    copy = make_problem(source="mine", index=0, question=found[7].question, answer=found[7].answer, grader="math")
+    assert reserved.why(copy) == f"held_out: the same text as countdown {found[7].index} of the evaluation"
 
 
 def test_other_generators_have_a_stream_apart():
@@ -51,14 +55,57 @@ def test_a_file_for_evaluation_is_taken_from_its_beginning(tmp_path):
     train, test = write(tmp_path / "train.jsonl", 100), write(tmp_path / "test.jsonl", 50)
     settings = with_sources(s.Source(kind="file", name=str(train)), problems=10, file=str(test))
     assert [(problem.source, problem.index) for problem in held_out(settings)] == [("test", n) for n in range(10)]
+    reserved, problems = Reserved(settings), [item.problem for item in open_all(settings)[0][0].items()]
     # The same questions stand in the training file, under other ids.
-    assert held_out_keys(settings) == {question_key(f"{n}?") for n in range(10)}
+    assert [problem.index for problem in problems if problem in reserved] == list(range(10))
+    assert reserved.why(problems[3]) == "held_out: the same text as test 3 of the evaluation"
+    assert reserved.why(problems[10]) == ""
+    renamed = s.msgspec.structs.replace(held_out(settings)[3], question="in other words")
+    assert reserved.why(renamed) == "held_out: it is test 3 of the evaluation", "by its id, whatever the text"
+
+
+def test_the_evaluations_file_may_have_a_mapping_of_its_own(tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"text": "Two?", "target": 2}\n')
+    source = s.Source(kind="file", name=str(path), params={"question": "text", "answer": "target"})
+    assert [problem.answer for problem in held_out(with_sources(source, file=str(path)))] == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (r"Find $\dfrac{1}{2} + x$.", r"find \(\frac{1}{2}+ x\)"),
+        ("What  is\n2 \u2212 1?", "what is 2 - 1"),
+        ("Janet\u2019s ducks lay \uff11\uff16 eggs.", "Janet's ducks lay 16 eggs"),
+        ("Is \\left(a,\\, b\\right) \u201copen\u201d?", 'is ( a , b ) "open" ?'),
+    ],
+)
+def test_the_same_text_in_other_dress(one, other):
+    assert text_key(one) == text_key(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("1 + 12 = ?", "11 + 2 = ?"), ("2 - 1", "2 + 1"), ("-5?", "5?"), ("1 12", "11 2"), ("1.5", "15"), ("5!", "5")],
+)
+def test_another_problem_is_another_text(one, other):
+    assert text_key(one) != text_key(other)
+
+
+@given(
+    words=st.lists(st.text("abXY0123456789+-*/=(){}^_", min_size=1, max_size=6), min_size=1, max_size=8), data=st.data()
+)
+def test_white_space_and_case_never_tell_texts_apart(words, data):
+    spaces = data.draw(st.lists(st.sampled_from([" ", "  ", "\n", "\t "]), min_size=len(words), max_size=len(words)))
+    other = "".join(space + word for space, word in zip(spaces, words, strict=True)).swapcase()
+    assert text_key(other) == text_key(" ".join(words))
 
 
 @pytest.mark.parametrize("metadata", ["", "{}", '{"numbers": [1]}'])
 def test_a_problem_of_another_origin_under_a_familys_name_is_no_crash(metadata):
     problem = held_out(with_sources(problems=1))[0]
-    assert s.msgspec.structs.replace(problem, question="?", metadata=metadata) not in Reserved(with_sources())
+    other = s.msgspec.structs.replace(problem, id="other", question="?", metadata=metadata)
+    assert other not in Reserved(with_sources())
 
 
 def test_two_sources_of_one_name_and_a_weight_of_nothing_are_refused():
