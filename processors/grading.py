@@ -2,9 +2,10 @@ r"""Whether a response is right, as one of five outcomes, however hostile the re
 
 A ladder, cheapest first: string equality, exact rationals (processors/answers.py), and for the 'math' grader our own
 rules and algebra (processors/grading_forms.py) and, where they do not decide, math-verify in processes that can be
-killed (processors/grading_pool.py). The pool starts at its first use: most policies never pay for it. Outcomes are no
-bare bools: 'unparsable' (no readable answer), 'timeout' and 'rejected' (refused unread by a guard, or the grading
-process died on it) are told apart from 'wrong'.
+killed (processors/grading_pool.py); there, too, run those of reasoning-gym's scorers that are safe (gym_graders.py).
+The pool starts at its first use: most policies never pay for it. Outcomes are no bare bools: 'unparsable' (no readable
+answer), 'timeout' and 'rejected' (refused unread by a guard, or the grading process died on it) are told apart from
+'wrong'.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from processors.answers import answer_key, extract_answer, normal, rational, wor
 from processors.grading_forms import compare
 from processors.grading_pool import Pool
 from processors.grading_stated import stated
+from processors.gym_graders import may_score
 from schemas.messages import Grader as Kind
 from schemas.messages import Outcome, Problem
 from schemas.settings import Settings, VerifySection
@@ -75,7 +77,16 @@ def _ladder(problem: Problem, answer: str, max_chars: int) -> Outcome | None:
         return countdown.grade(problem.metadata, answer)
     if problem.grader == "text":
         return "correct" if words(answer) == words(problem.answer) != "" else "wrong"
+    if problem.grader == "gym":
+        return _by_scorer(problem, answer)
     return _numbers(answer, problem.answer, units=problem.grader == "numeric")
+
+
+def _by_scorer(problem: Problem, answer: str) -> Outcome | None:
+    """Whether reasoning-gym's scorer must be asked; a problem file may name only those that are safe."""
+    if not may_score(problem.metadata):
+        return "rejected"
+    return "correct" if answer == problem.answer else None
 
 
 def _numbers(answer: str, gold: str, *, units: bool) -> Outcome | None:
@@ -91,6 +102,10 @@ def _numbers(answer: str, gold: str, *, units: bool) -> Outcome | None:
         return "rejected"
     agrees = compare(gold, answer)
     return None if agrees is None else "correct" if agrees else "wrong"
+
+
+def _scored(problem: Problem) -> str:
+    return problem.metadata if problem.grader == "gym" else ""
 
 
 class Grader:
@@ -125,7 +140,7 @@ class Grader:
         outcome = _ladder(problem, answer, self.settings.max_answer_chars)
         seconds = time.perf_counter() - start
         if outcome is None:
-            outcome, asked = await self.pool.ask(problem.answer, answer)
+            outcome, asked = await self.pool.ask(problem.answer, answer, _scored(problem))
             seconds += asked
         return self._verdict(outcome, answer, seconds)
 
@@ -135,7 +150,7 @@ class Grader:
         answer = extract_answer(text)
         outcome = _ladder(problem, answer, self.settings.max_answer_chars)
         if outcome is None:
-            outcome = self.pool.ask_sync(problem.answer, answer)
+            outcome = self.pool.ask_sync(problem.answer, answer, _scored(problem))
         return self._verdict(outcome, answer, time.perf_counter() - start)
 
     def close(self) -> None:

@@ -61,8 +61,8 @@ class Worker:
         if self.process is None:
             self._start()
 
-    def ask(self, gold: str, answer: str) -> Outcome:
-        """The outcome.
+    def ask(self, gold: str, answer: str, scored: str = "") -> Outcome:
+        """The outcome: of math-verify, or of the reasoning-gym scorer that `scored` names.
 
         Raises:
             WorkerDied: when the process ended or missed its own deadline by far; it is gone then.
@@ -70,12 +70,13 @@ class Worker:
         """
         process = self.process or self._start()
         self.asked += 1
-        request = json.dumps({"id": self.asked, "gold": gold, "answer": answer}).encode() + b"\n"
+        request = json.dumps({"id": self.asked, "gold": gold, "answer": answer, "scored": scored}).encode() + b"\n"
+        limit = START_S if scored else 2 * self.settings.timeout_s + 10  # its first scored answer imports the library
         assert process.stdin
         try:
             process.stdin.write(request)
             process.stdin.flush()
-            reply = json.loads(self._line(process, 2 * self.settings.timeout_s + 10))
+            reply = json.loads(self._line(process, limit))
         except (OSError, ValueError) as error:
             self.end()
             raise WorkerDied(str(error)) from error
@@ -140,37 +141,42 @@ class Pool:
         for worker in self.workers:
             self.free.put(worker)
         self.executor = ThreadPoolExecutor(len(self.workers), "grading")
-        self.known: OrderedDict[tuple[str, str], Outcome] = OrderedDict()
+        self.known: OrderedDict[tuple[str, str, str], Outcome] = OrderedDict()
         self.lock = threading.Lock()
 
     def pids(self) -> list[int]:
         """The process ids of the running workers."""
         return [process.pid for worker in self.workers if (process := worker.process)]
 
-    async def ask(self, gold: str, answer: str) -> tuple[Outcome, float]:
+    async def ask(self, gold: str, answer: str, scored: str = "") -> tuple[Outcome, float]:
         """As `timed`, without blocking the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self.executor, self.timed, gold, answer)
+        return await asyncio.get_running_loop().run_in_executor(self.executor, self.timed, gold, answer, scored)
 
-    def ask_sync(self, gold: str, answer: str) -> Outcome:
-        """math-verify's outcome; as `timed`."""
-        return self.timed(gold, answer)[0]
+    def ask_sync(self, gold: str, answer: str, scored: str = "") -> Outcome:
+        """The outcome; as `timed`."""
+        return self.timed(gold, answer, scored)[0]
 
-    def timed(self, gold: str, answer: str) -> tuple[Outcome, float]:
-        """math-verify's outcome and the seconds it took, once a worker was free and ready.
+    def timed(self, gold: str, answer: str, scored: str = "") -> tuple[Outcome, float]:
+        """The outcome and the seconds it took, once a worker was free and ready.
 
         'rejected' for a question on which every worker died.
+
+        Args:
+            gold: the gold answer, for math-verify.
+            answer: the answer said.
+            scored: gym_graders.Scored as JSON where a reasoning-gym scorer judges; the caller has checked its name.
 
         Raises:
             GraderBroken: when no worker can be started.
         """
-        key = (gold, answer)
+        key = (gold, answer, scored)
         with self.lock:
             if key in self.known:
                 self.known.move_to_end(key)
                 return self.known[key], 0.0
         worker = self.free.get()
         try:
-            outcome, seconds = self._try(worker, gold, answer)
+            outcome, seconds = self._try(worker, gold, answer, scored)
         finally:
             self.free.put(worker)
         if outcome in ("correct", "wrong", "unparsable"):
@@ -180,13 +186,13 @@ class Pool:
                     self.known.popitem(last=False)
         return outcome, seconds
 
-    def _try(self, worker: Worker, gold: str, answer: str) -> tuple[Outcome, float]:
+    def _try(self, worker: Worker, gold: str, answer: str, scored: str) -> tuple[Outcome, float]:
         asked = started = 0
         while asked < ATTEMPTS:
             try:
                 worker.ready()
                 start = time.perf_counter()
-                return worker.ask(gold, answer), time.perf_counter() - start
+                return worker.ask(gold, answer, scored), time.perf_counter() - start
             except WorkerDied:
                 asked += 1
             except NotStarted as error:

@@ -18,11 +18,11 @@ import sys
 import time
 from collections.abc import Callable
 
-Judge = Callable[[str, str], str]
+Judge = Callable[[dict[str, str]], str]
 
 
 def make_judge() -> Judge:
-    """math-verify as (gold, answer) -> outcome; both are read as LaTeX, so no text ever reaches a Python parser."""
+    """Question -> outcome by math-verify; both answers are read as LaTeX, so no text ever reaches a Python parser."""
     import logging
 
     from math_verify import LatexExtractionConfig, parse, verify
@@ -33,17 +33,32 @@ def make_judge() -> Judge:
     def read(answer: str) -> list[object]:
         return list(parse("\\boxed{" + " ".join(answer.split()) + "}", config, parsing_timeout=None))
 
-    def judge(gold: str, answer: str) -> str:
-        said = read(answer)
+    def judge(asked: dict[str, str]) -> str:
+        said = read(asked["answer"])
         if not any(not isinstance(part, str) for part in said):
             return "unparsable"
-        return "correct" if verify(read(gold), said, float_rounding=12, timeout_seconds=None) else "wrong"
+        return "correct" if verify(read(asked["gold"]), said, float_rounding=12, timeout_seconds=None) else "wrong"
 
-    judge(r"\frac{1}{2}", "x^2+0.5")
+    judge({"gold": r"\frac{1}{2}", "answer": "x^2+0.5"})
     return judge
 
 
-def child(judge: Judge, requests: int, replies: int, memory_mb: int, timeout_s: float) -> None:
+def make_scorer() -> Judge:
+    """Question -> outcome by the reasoning-gym scorer that it names; whoever asks has checked that it is a safe one."""
+    import warnings
+
+    warnings.simplefilter("ignore")
+    import reasoning_gym
+
+    def score(asked: dict[str, str]) -> str:
+        problem = json.loads(asked["scored"])
+        points = reasoning_gym.get_score_answer_fn(problem["generator"])(asked["answer"], problem["entry"])
+        return "correct" if points >= 1 else "wrong"
+
+    return score
+
+
+def child(judges: dict[bool, Judge], requests: int, replies: int, memory_mb: int, timeout_s: float) -> None:
     """Answer requests until the pipe closes; an alarm with its default action ends a child whose parent is gone."""
     limit = memory_mb << 20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -55,7 +70,7 @@ def child(judge: Judge, requests: int, replies: int, memory_mb: int, timeout_s: 
             signal.setitimer(signal.ITIMER_REAL, timeout_s + 1)
             request = json.loads(line)
             try:
-                outcome = judge(request["gold"], request["answer"])
+                outcome = judges[bool(request["scored"])](request)
             except (MemoryError, RecursionError):
                 outcome = "rejected"
             except Exception:  # noqa: BLE001 - a process edge: whatever a computer algebra system raises on hostile text
@@ -74,7 +89,7 @@ def _silence() -> None:
 class Child:
     """A forked grader and the two pipes to it."""
 
-    def __init__(self, judge: Judge, memory_mb: int, timeout_s: float) -> None:
+    def __init__(self, judges: dict[bool, Judge], memory_mb: int, timeout_s: float) -> None:
         request_read, self.requests = os.pipe()
         self.replies, reply_write = os.pipe()
         self.timeout_s = timeout_s
@@ -84,7 +99,7 @@ class Child:
             os.close(self.replies)
             _silence()
             try:
-                child(judge, request_read, reply_write, memory_mb, timeout_s)
+                child(judges, request_read, reply_write, memory_mb, timeout_s)
             finally:
                 os._exit(0)
         os.close(request_read)
@@ -116,16 +131,21 @@ class Child:
 
 def serve(memory_mb: int, timeout_s: float) -> None:
     """Reply to each request line with one line, in order, until stdin closes; the first line says that it is ready."""
-    judge = make_judge()
+    judges = {False: make_judge()}
     gc.collect()
     gc.freeze()
     grader: Child | None = None
     print(json.dumps({"ready": os.getpid()}), flush=True)
     for line in sys.stdin.buffer:
+        if True not in judges and json.loads(line)["scored"]:
+            judges[True] = make_scorer()
+            if grader:  # it was forked before the library was there
+                grader.end()
+                grader = None
         outcome: str | None = None
         deadline = time.monotonic() + timeout_s
         for _ in range(2):
-            grader = grader or Child(judge, memory_mb, timeout_s)
+            grader = grader or Child(judges, memory_mb, timeout_s)
             outcome = grader.ask(line, deadline)
             if outcome in (None, "timeout", "rejected"):
                 grader.end()

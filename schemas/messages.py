@@ -12,7 +12,7 @@ import msgspec
 
 Outcome = Literal["correct", "wrong", "unparsable", "timeout", "rejected"]
 Arm = Literal["direct", "search", "best_of_n"]
-Grader = Literal["countdown", "numeric", "math", "text"]
+Grader = Literal["countdown", "numeric", "math", "text", "gym"]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,7 +42,7 @@ class Problem(Message, frozen=True, kw_only=True):
     """Position within its source (generator index or line number), for resuming."""
     difficulty: float = 0.0
     metadata: str = ""
-    """JSON text for the grader (countdown: {"numbers": [...], "target": n}); never evaluated."""
+    """JSON for the grader, never evaluated. countdown: {"numbers": [...], "target": n}; gym: gym_graders.Scored."""
 
 
 class Node(Message, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal, get_args
 
+from processors.gym_graders import SCORED
 from producers.sources.items import BadSource, Item, as_number, make_problem
 from schemas.messages import Grader, content_id
 from schemas.tiny_problems import FAMILIES, is_held_out
@@ -23,7 +24,8 @@ GRADERS: Final[Mapping[str, Grader]] = {
     "gsm_symbolic": "numeric",
     "simple_equations": "numeric",
 }
-"""How a generator's answers are graded (numeric ones that are no number, and those not named, as 'math')."""
+"""How a generator's answers are graded: numeric ones that are no number as 'math', those with a safe scorer of their
+own (processors/gym_graders.py) as 'gym', the rest as 'math'."""
 _NUMBER = re.compile(r"[+-]?\d[\d,]*(\.\d+)?")
 
 
@@ -85,14 +87,15 @@ class Gym:
             return Item(index=index)
         metadata = entry["metadata"]
         answer = str(entry["answer"]).strip()
+        scored = "" if self.wanted else _scored(self.generator, entry)
         problem = make_problem(
             source=self.name,
             index=index,
             question=str(entry["question"]).strip(),
             answer=answer,
-            grader=self.wanted or _grader(self.generator, answer),
+            grader="gym" if scored else self.wanted or _grader(self.generator, answer),
             difficulty=_difficulty(metadata),
-            metadata=_kept(metadata),
+            metadata=scored or _kept(metadata),
         )
         held_out = bool(self.family) and is_held_out(self.family, metadata)
         return Item(index=index, problem=problem, held_out=held_out)
@@ -101,6 +104,17 @@ class Gym:
 def _grader(generator: str, answer: str) -> Grader:
     known = GRADERS.get(generator, "math")
     return "math" if known == "numeric" and not _NUMBER.fullmatch(answer) else known
+
+
+def _scored(generator: str, entry: Mapping[str, Any]) -> str:
+    """The metadata with which the generator's own scorer can judge, '' where it cannot: see processors/gym_graders."""
+    if generator not in SCORED:
+        return ""
+    kept = {"generator": generator, "entry": {key: entry[key] for key in ("question", "answer", "metadata")}}
+    try:
+        return json.dumps(kept)
+    except (TypeError, ValueError):  # an entry that JSON cannot hold
+        return ""
 
 
 def _difficulty(metadata: Mapping[str, Any]) -> float:

@@ -20,11 +20,12 @@ MISDEEDS = {
 }
 
 
-def misbehave(gold: str, answer: str) -> str:
+def misbehave(asked: dict[str, str]) -> str:
+    answer = asked["answer"]
     if answer == "allocate":
         bytearray(4 << 30)
     elif answer == "recurse":
-        misbehave(gold, answer)
+        misbehave(asked)
     elif answer == "raise":
         raise ZeroDivisionError
     elif answer == "print":
@@ -38,7 +39,7 @@ def misbehave(gold: str, answer: str) -> str:
 
 
 def line(answer: str, gold: str = "g") -> bytes:
-    return json.dumps({"id": 1, "gold": gold, "answer": answer}).encode() + b"\n"
+    return json.dumps({"id": 1, "gold": gold, "answer": answer, "scored": ""}).encode() + b"\n"
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def memory_mb():
 
 @pytest.mark.parametrize(("misdeed", "outcome"), MISDEEDS.items())
 def test_each_misdeed_has_its_outcome(misdeed, outcome, memory_mb, capfd):
-    child = Child(misbehave, memory_mb, 0.5)
+    child = Child({False: misbehave}, memory_mb, 0.5)
     try:
         assert child.ask(line("honest")) == "wrong"
         start = time.monotonic()
@@ -61,7 +62,7 @@ def test_each_misdeed_has_its_outcome(misdeed, outcome, memory_mb, capfd):
 
 
 def test_a_grader_whose_worker_is_gone_is_ended_by_its_alarm(memory_mb):
-    child = Child(misbehave, memory_mb, 0.2)
+    child = Child({False: misbehave}, memory_mb, 0.2)
     os.write(child.requests, line("loop"))
     os.close(child.requests)
     _, status = os.waitpid(child.pid, 0)
@@ -70,7 +71,7 @@ def test_a_grader_whose_worker_is_gone_is_ended_by_its_alarm(memory_mb):
 
 
 def test_a_question_longer_than_a_pipe_is_answered(memory_mb):
-    child = Child(misbehave, memory_mb, 5.0)
+    child = Child({False: misbehave}, memory_mb, 5.0)
     try:
         assert child.ask(line("\u221a" * 9_000)) == "wrong"
     finally:
@@ -85,7 +86,7 @@ def test_the_judge_reads_latex_and_runs_nothing(tmp_path):
         f"open('{target}', 'w')",
         f"\\text{{open('{target}','w')}}",
     ):
-        assert judge("5", text) in {"wrong", "unparsable"}
-        assert judge(text, "5") in {"wrong", "unparsable"}
+        assert judge({"gold": "5", "answer": text}) in {"wrong", "unparsable"}
+        assert judge({"gold": text, "answer": "5"}) in {"wrong", "unparsable"}
     assert not target.exists()
-    assert judge("(1,2)", "(1, 2)") == "correct"
+    assert judge({"gold": "(1,2)", "answer": "(1, 2)"}) == "correct"
