@@ -138,12 +138,18 @@ class Factory:
     def _begin_anew(self) -> None:
         """A fresh embedded broker and fresh processes under the same data: topics are fed again from the tables."""
         assert self.broker is not None
-        if self.stopping:
-            return
-        self.broker.stop()
-        self.recycled += 1
-        self._open()
-        self._start_all()
+        opened = False
+        while not opened and not self.stopping:
+            self.broker.stop()
+            self.recycled += 1
+            try:
+                self._open()
+                opened = True
+            except (kafka.BrokerMissing, KafkaError):  # it died while it was fed
+                self._opened = time.monotonic()
+                self._count_death()
+        if opened:
+            self._start_all()
 
     def _reachable(self) -> bool:
         return self.broker is None or self.broker.alive()

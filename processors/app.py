@@ -23,7 +23,7 @@ from aiokafka.errors import KafkaError
 
 from processors import kafka
 from processors.grading_pool import GraderBroken
-from processors.large import OVERHEAD_BYTES, packed, unpacked
+from processors.large import OVERHEAD_BYTES, NotReadable, packed, unpacked
 from processors.policy import EngineDied
 from processors.status import Status
 from schemas.codec import BadMessage, content_sha, decode, encode
@@ -36,7 +36,7 @@ GRACE_S = 45.0
 WATCH_S = 1.0
 SILENCE_S = 20.0
 """A broker that refuses connections for this long ends the worker: the supervisor starts it again."""
-FATAL = (EngineDied, GraderBroken, kafka.BrokerMissing, KafkaError, MemoryError)
+FATAL = (EngineDied, GraderBroken, kafka.BrokerMissing, KafkaError, MemoryError, NotReadable)
 """Errors that say nothing about the message: the worker ends and the message is delivered again."""
 
 M = TypeVar("M", bound=Message)

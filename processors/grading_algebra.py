@@ -80,6 +80,15 @@ def scaled(gold: tuple[str, str], answer: tuple[str, str]) -> int | None:
     return -1 if v.is_negative(first) else 1
 
 
+def near(one: str, other: str) -> bool | None:
+    """Whether two constants agree to about 1 %, as the sides of an approximation do; None where one is not read."""
+    try:
+        (left, _), (right, _) = _read(one, 0), _read(other, 0)
+        return v.near(left, right)
+    except (Unread, Undefined):
+        return None
+
+
 def letters(text: str) -> set[str] | None:
     """The variables of an expression; None where it is not read."""
     try:

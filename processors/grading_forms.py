@@ -78,9 +78,7 @@ def _same_texts(gold: str, answer: str) -> bool:
 
 
 def _dates(gold: str, answer: str) -> bool | None:
-    if not (is_date(gold) or is_date(answer)):
-        return None
-    return same_words(gold, answer)
+    return same_words(gold, answer) if is_date(gold) else None
 
 
 def _times(gold: str, answer: str) -> bool | None:

@@ -182,14 +182,18 @@ def same_words(one: str, other: str) -> bool:
     return mine == others != []
 
 
-_MONTHS = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*$"
+_MONTHS = (
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
+    r"|nov(?:ember)?|dec(?:ember)?)$"
+)
 
 
 def _bag(text: str) -> list[str]:
     text = re.sub(r"[-\u2010-\u2015,.;:!?'\"()\[\]$]", " ", words(unwrapped(text)))
     text = re.sub(r"(?<=[0-9])(?:st|nd|rd|th)(?![a-z])", "", text)
     found = [word for word in text.split() if word not in ("the", "a", "an")] or text.split()
-    return [word[:3] if re.match(_MONTHS, word) else word for word in found]
+    dated = re.search("[0-9]", text) is not None
+    return [word[:3] if dated and re.match(_MONTHS, word) else word for word in found]
 
 
 def choice(text: str) -> tuple[str, str] | None:

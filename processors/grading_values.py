@@ -211,3 +211,10 @@ def close(one: Value, other: Value, scale: Value = ZERO) -> bool:
     return libmp.mpf_le(difference, libmp.mpf_shift(most, -120)) or bool(
         libmp.mpf_le(difference, libmp.mpf_shift(scale[0], -170))
     )
+
+
+def near(one: Value, other: Value) -> bool:
+    """Whether two values agree to 6 bits of the larger one."""
+    difference = libmp.mpc_abs(libmp.mpc_sub(one, other, BITS, "n"), BITS, "n")
+    most = larger(magnitude(one), magnitude(other))[0]
+    return bool(libmp.mpf_le(difference, libmp.mpf_shift(most, -6)))

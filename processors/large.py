@@ -23,6 +23,10 @@ _MARK = encode(Reference(kind="", id="", sha256="", bytes=0)).partition(b",")[0]
 """What the bytes of every reference begin with, and no message's."""
 
 
+class NotReadable(RuntimeError):
+    """The disk failed: nothing is said about the message, so the process should end and read it again."""
+
+
 def packed(settings: Settings, message: Message) -> bytes:
     """What to send for a message: its bytes, or those of a reference once its file is on the disk."""
     data = encode(message)
@@ -38,6 +42,7 @@ def unpacked(settings: Settings, value: bytes | None) -> bytes:
 
     Raises:
         BadMessage: the file that the record names is missing or holds something else.
+        NotReadable: the disk failed; the message is as good as before.
     """
     if not value or not value.startswith(_MARK):
         return value or b""
@@ -45,8 +50,10 @@ def unpacked(settings: Settings, value: bytes | None) -> bytes:
         reference = msgspec.json.decode(value, type=Reference)
         path = _path(settings, reference.sha256)
         data = zstandard.ZstdDecompressor().decompress(path.read_bytes(), max_output_size=reference.bytes)
-    except (msgspec.MsgspecError, UnicodeDecodeError, OSError, zstandard.ZstdError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, FileNotFoundError, zstandard.ZstdError) as error:
         raise BadMessage(f"a message that travels as a file cannot be read: {error}") from error
+    except OSError as error:
+        raise NotReadable(f"a message that travels as a file cannot be read now: {error}") from error
     if hashlib.sha256(data).hexdigest() != reference.sha256:
         raise BadMessage(f"a message that travels as a file: {path} has changed since it was sent")
     return data

@@ -94,9 +94,14 @@ def terminals(tree: Tree) -> tuple[list[Node], list[Node]]:
     return correct, wrong
 
 
-def passes_votes(node: Node) -> bool:
-    """Psi': whether the policy's own votes on a correct solution were unanimous (0 votes: the filter is off)."""
-    return node.votes_yes == node.votes
+def passes_votes(node: Node, wanted: int = 0) -> bool:
+    """Psi': whether a correct solution had all its votes and they were unanimous (wanted 0, none cast: no filter)."""
+    return node.votes >= wanted and node.votes_yes == node.votes
+
+
+def votes_wanted(tree: Tree) -> int:
+    """How many votes each solution was to get: a search that ran out of time has given some of them none."""
+    return int(msgspec.json.decode(tree.settings).get("votes", 0)) if tree.settings else 0
 
 
 def is_low(node: Node, settings: LinearizeSection) -> bool:
@@ -152,7 +157,7 @@ def walks(tree: Tree, rng: Random, settings: LinearizeSection) -> list[Walk]:
     check(tree)
     correct, wrong = terminals(tree)
     if settings.vote_filter:
-        correct = [node for node in correct if passes_votes(node)]
+        correct = [node for node in correct if passes_votes(node, votes_wanted(tree))]
     if not correct:
         return []
     arm: Arm = "best_of_n" if tree.strategy == "best_of_n" else "direct"

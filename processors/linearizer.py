@@ -91,7 +91,7 @@ def _filtered(tree: Tree, *, votes: bool) -> Filtered:
     correct, _ = linearize.terminals(tree)
     why = "no correct terminal"
     if correct:
-        voted = not votes or any(linearize.passes_votes(node) for node in correct)
+        voted = not votes or any(linearize.passes_votes(node, linearize.votes_wanted(tree)) for node in correct)
         why = "no walk under these settings" if voted else "no correct terminal passed the votes"
     return Filtered(
         id=content_id(STAGE, tree.id, why),

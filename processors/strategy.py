@@ -84,7 +84,7 @@ class Strategy(ABC):
             raise ValueError(f"a prompt of {len(self.prompt)} tokens leaves no room in a context of {context}")
         self.arena = Arena(settings, room)
         self.iterations = self.requests = self.generated_tokens = self.prompt_tokens = self.cuts = 0
-        self.graded = self.graded_correct = 0
+        self.graded = self.graded_correct = self.ballots = 0
         self.stopped = ""
         """Why it ended: 'complete', 'too easy', 'out of reach', 'tokens', 'budget' or 'exhausted'."""
 
@@ -127,11 +127,15 @@ class Strategy(ABC):
         solution = STEP_END.join(step.text for step in node.path()[1:])
         prompt = self.speaker.prompt_ids(vote_question(self.question, solution))
         limit = min(VOTE_TOKENS, self.context - len(prompt))
-        return [self._request(prompt, limit, []) for _ in range(self.settings.votes if limit > 0 else 0)]
+        count = self.settings.votes if limit > 0 else 0
+        return [self._request(prompt, limit, [], ballot=True) for _ in range(count)]
 
-    def _request(self, prompt: list[int], max_tokens: int, stop: list[str]) -> Ask:
-        digest = hashlib.sha256(f"{self.seed}:{self.requests}".encode()).digest()
+    def _request(self, prompt: list[int], max_tokens: int, stop: list[str], *, ballot: bool = False) -> Ask:
+        """Votes have numbers of their own, so that asking for them changes no sample."""
+        number = f"vote:{self.ballots}" if ballot else self.requests - self.ballots
+        digest = hashlib.sha256(f"{self.seed}:{number}".encode()).digest()
         self.requests += 1
+        self.ballots += ballot
         return Ask(prompt_ids=prompt, max_tokens=max_tokens, seed=int.from_bytes(digest[:4], "big"), stop=stop)
 
     def _ask(self, asks: list[Ask]) -> Talk[list[Sampled]]:

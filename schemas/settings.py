@@ -144,7 +144,8 @@ class SearchSection(Section, frozen=True, kw_only=True):
     widen_power: float = 0.5
     """On its p-th pass a node may have been sampled ceil(p ** widen_power) times (k actions each)."""
     adopt: bool = True
-    """Keep, for each new node, at most one correct and one wrong rollout as a path, where its answer is new."""
+    """Keep, for each new node (the root: each round), at most one correct and one wrong rollout as a path, where its
+    answer is new."""
     stop_early: bool = True
     """Stop when the tree holds a correct terminal and linearize.max_wrong + 1 distinct wrong answers."""
     adaptive: bool = True
@@ -166,9 +167,9 @@ class SearchSection(Section, frozen=True, kw_only=True):
 class LinearizeSection(Section, frozen=True, kw_only=True):
     """Algorithm 1 and procedure cloning."""
 
-    direct: int = 1
+    direct: Annotated[int, msgspec.Meta(ge=0)] = 1
     """Traces a problem without a wrong turn."""
-    search: int = 3
+    search: Annotated[int, msgspec.Meta(ge=0)] = 3
     """Traces a problem with min_wrong..max_wrong wrong turns first (k of Algorithm 1)."""
     min_wrong: Count = 1
     """Equal to max_wrong = exactly that k: a tree with fewer wrong answers gives no search trace."""

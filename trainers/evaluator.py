@@ -18,6 +18,7 @@ from processors.policy import Engine, ProbeFailed, UnknownWeights
 from processors.status import Status
 from processors.versions import Versions
 from producers.sources.held_out import held_out
+from schemas.errors import Told
 from schemas.messages import Evaluation, Filtered, Message, Problem, Weights, content_id
 from schemas.settings import Settings
 from trainers.samples import Draw, Log, Sample, draws
@@ -53,9 +54,15 @@ async def ask(
             task.cancel()  # after an error nothing goes on
 
 
+class Aborted(Told, RuntimeError):
+    """The engine gave up a request: what it said of it is no sample."""
+
+
 async def _sampled(engine: Engine | None, draw: Draw, log: Log, sha: str, settings: Settings) -> Sample:
     assert engine, "a sample is missing and there is nobody to ask"
     made = await engine.generate(draw.request(sha, settings))
+    if made.finish == "abort":
+        raise Aborted("the engine gave up a request of the evaluation: start it again, it goes on with what it has")
     sample = Sample(
         draw=draw.name,
         problem=draw.problem.id,
@@ -166,7 +173,7 @@ async def _one(
             status.add(errors=1)
             return [_given_up(weights, error)]
     total = rows[-1]
-    status.add(records=1, tokens=round(total.tokens * total.problems * total.samples))
+    status.add(records=1)  # the engine counts tokens
     status.set(version=total.version, pass_at_1=round(total.pass_at_1, 4), evaluated=total.problems)
     return list(rows)
 

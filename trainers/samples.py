@@ -53,7 +53,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     problem: str
     number: int
     tokens: int
-    finish: Literal["stop", "length", "abort"]
+    finish: Literal["stop", "length"]
     text: str
 
 
@@ -65,6 +65,7 @@ def draws(chat: Chat, problems: Sequence[Problem], settings: Settings) -> list[D
     """
     section, engine = settings.evaluate, settings.engine
     how = (section.max_tokens, _temperature(settings), engine.dtype, *(engine.args.get(name) for name in NUMERICS))
+    how = (*how, engine.max_model_len)  # it may cut a response
     found = []
     for problem in problems:
         prompt_ids = chat.prompt_ids(problem.question)

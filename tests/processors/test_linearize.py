@@ -217,3 +217,14 @@ def test_best_of_n_tells_the_likeliest_correct_solution():
         (walk,) = walks(forest.tree(nodes, strategy="best_of_n"), Random(seed), LinearizeSection(direct=1))
         assert (walk.arm, walk.nodes) == ("best_of_n", [0, 2, 3])
     assert len(walks(forest.tree(nodes, strategy="best_of_n"), Random(0), LinearizeSection(direct=2))) == 2
+
+
+def test_a_solution_that_was_never_voted_on_does_not_pass_an_active_filter():
+    nodes = [
+        forest.node(0, -1),
+        forest.node(1, 0, "Answer: 7", "correct", votes=8, votes_yes=7),
+        forest.node(2, 0, "Answer: 7.0", "correct"),
+    ]
+    voted = msgspec.structs.replace(forest.tree(nodes), settings='{"votes": 8}')
+    assert walks(voted, Random(0), LinearizeSection()) == []
+    assert walks(voted, Random(0), LinearizeSection(vote_filter=False)) != []

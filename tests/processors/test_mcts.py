@@ -297,3 +297,14 @@ def test_the_root_is_widened_while_a_single_expansion_would_miss():
         search = drive(new_search(SearchSection(k=2, rollouts=0, iterations=12, depth=2, widen=widen)), Policy(5, 0, 0))
         widths.append(len(search.arena.root.children))
     assert widths[0] <= 2 < widths[1]
+
+
+def test_votes_change_no_sample():
+    for seed in range(5):
+        texts = []
+        for votes in (0, 2):
+            policy = Policy(seed)
+            drive(new_search(SearchSection(votes=votes, iterations=3, stop_early=False), seed), policy)
+            asks = zip(policy.asks, policy.said, strict=True)
+            texts.append([said for ask, said in asks if ask.prompt_ids[:3] != [12, 12, 2]])
+        assert texts[0] == texts[1]
