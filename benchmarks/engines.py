@@ -8,7 +8,8 @@ import msgspec
 from processors.chat import Chat, resolve
 from processors.engine_vllm import VllmEngine
 from processors.grading import Grader
-from processors.search_driver import Driver, Generator
+from processors.policy import Generator
+from processors.search_driver import Driver
 from producers.sources.gym import Gym
 from schemas.messages import Problem, Weights
 from schemas.settings import SearchSection, Settings

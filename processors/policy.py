@@ -123,6 +123,36 @@ class Engine(Protocol):
         """Stop it; what is in it fails with EngineDied."""
 
 
+class Aborted(RuntimeError):
+    """The engine gave up a request; the message it was for is dead-lettered and can be replayed."""
+
+
+class Generator(Protocol):
+    """The part of an Engine that sampling many responses needs."""
+
+    async def generate_many(self, requests: Sequence[Request]) -> list[Completion]:
+        """One completion a request, in order."""
+
+
+async def ask_all(engine: Generator, requests: Sequence[Request], purpose: str) -> list[Completion]:
+    """As the engine's generate_many; one error, not a group: what the host does with it depends on its type.
+
+    Raises:
+        Aborted: the engine gave a request up; the text names the purpose.
+        UnknownWeights, ProbeFailed, EngineDied: the engine's.
+    """
+    try:
+        completions = await engine.generate_many(requests)
+    except ExceptionGroup as group:
+        error: Exception = group
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        raise error from group
+    if any(completion.finish == "abort" for completion in completions):
+        raise Aborted(f"the engine gave up a request of {purpose}")
+    return completions
+
+
 def open_engine(settings: Settings, versions: Catalog, status: Reporter) -> Engine:
     """The engine the settings ask for: a `vllm serve` at engine.url, or one in this process.
 

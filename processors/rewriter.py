@@ -18,7 +18,7 @@ import msgspec
 
 from processors.chat import STEP_END, states_answer
 from processors.cloning import join, jump
-from processors.policy import Completion, Request
+from processors.policy import Completion, Generator, Request, ask_all
 from processors.rewrite_check import failure
 from schemas.messages import Segment, Trace, content_id
 from schemas.settings import Settings
@@ -29,17 +29,6 @@ INSTRUCTION = (
 )
 TOKEN_FACTOR, TOKEN_SLACK = 2, 32
 """Tokens that a rewrite may have: the step's times the factor, and the slack."""
-
-
-class Aborted(RuntimeError):
-    """The engine gave up a request; the tree is dead-lettered and can be replayed."""
-
-
-class Generator(Protocol):
-    """The part of an Engine that rewriting needs."""
-
-    async def generate_many(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion a request, in order."""
 
 
 class Speaker(Protocol):
@@ -102,7 +91,7 @@ class Rewriter:
         places = {place: trace for trace in traces for place in self._places(trace).values()}
         requests = {place: self._request(place, trace) for place, trace in places.items()}
         asked = {place: request for place, request in requests.items() if request is not None}
-        completions = await self._generate(list(asked.values()))
+        completions = await ask_all(self.engine, list(asked.values()), "a rewrite")
         told = {place: Told(place.step, "no room") for place in places}
         told |= {place: _told(place, said) for place, said in zip(asked, completions, strict=True)}
         return [self._retold(trace, told) for trace in traces]
@@ -141,19 +130,6 @@ class Rewriter:
         turns.append({"role": "user", "content": asking(place.question, place.so_far, place.step)})
         text = self.chat.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         return self.chat.encode(text)
-
-    async def _generate(self, requests: list[Request]) -> list[Completion]:
-        """As the engine's; one error, not a group: what the host does with it depends on its type."""
-        try:
-            completions = await self.engine.generate_many(requests)
-        except ExceptionGroup as group:
-            error: Exception = group
-            while isinstance(error, ExceptionGroup):
-                error = error.exceptions[0]
-            raise error from group
-        if any(completion.finish == "abort" for completion in completions):
-            raise Aborted("the engine gave up a request of a rewrite")
-        return completions
 
     def _retold(self, trace: Trace, told: dict[Place, Told]) -> Trace:
         """The trace with its new words; a jump quotes the ancestor's step as it is told now."""

@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from processors.mcts import Mcts
-from processors.policy import Completion, Request
+from processors.policy import Generator, Request, ask_all
 from processors.sampling import Sampling
 from processors.steps import Speaker
 from processors.strategy import Answers, Ask, Batch, Check, Graded, Strategy
@@ -23,22 +23,11 @@ STRATEGIES: Mapping[str, type[Strategy]] = {"mcts": Mcts, "sample": Sampling, "b
 """By settings.search.strategy."""
 
 
-class Generator(Protocol):
-    """The part of an Engine that a search needs."""
-
-    async def generate_many(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion a request, in order."""
-
-
 class Grading(Protocol):
     """The part of a Grader that a search needs."""
 
     async def grade_many(self, pairs: list[tuple[Problem, str]]) -> Sequence[Graded]:
         """One verdict a pair, in order."""
-
-
-class Aborted(RuntimeError):
-    """The engine gave up a request; the problem is dead-lettered and can be replayed."""
 
 
 class Driver:
@@ -103,10 +92,8 @@ class Driver:
         if not asks:
             texts = [item.text for item in batch if isinstance(item, Check)]
             return await self.grader.grade_many([(problem, text) for text in texts])
-        completions = await self._generate([self.request(ask, weights) for ask in asks])
-        if any(completion.finish == "abort" for completion in completions):
-            raise Aborted(f"the engine gave up a request of the search over {problem.id}")
-        return completions
+        requests = [self.request(ask, weights) for ask in asks]
+        return await ask_all(self.engine, requests, f"the search over {problem.id}")
 
     def request(self, ask: Ask, weights: Weights) -> Request:
         """What the engine is asked for an Ask."""
@@ -118,16 +105,6 @@ class Driver:
             seed=ask.seed,
             weights=weights.sha256,
         )
-
-    async def _generate(self, requests: list[Request]) -> list[Completion]:
-        """As the engine's; one error, not a group: what the host does with it depends on its type."""
-        try:
-            return await self.engine.generate_many(requests)
-        except ExceptionGroup as group:
-            error: Exception = group
-            while isinstance(error, ExceptionGroup):
-                error = error.exceptions[0]
-            raise error from group
 
     def _tree(self, search: Strategy, problem: Problem, weights: Weights, seconds: float) -> Tree:
         return Tree(

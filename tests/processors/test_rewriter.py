@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from processors import chat
 from processors.grading import Grader
 from processors.linearizer import traces
-from processors.policy import Completion, EngineDied
-from processors.rewriter import Aborted, Place, Rewriter, asking, only_answers, tail
+from processors.policy import Aborted, Completion, EngineDied
+from processors.rewriter import Place, Rewriter, asking, only_answers, tail
 from processors.verifier import judge
 from schemas.messages import Example, Trace
 from schemas.settings import LinearizeSection, Settings

@@ -8,8 +8,8 @@ from scripted import Policy, Words
 
 from processors import kafka
 from processors.grading import Grader
-from processors.policy import Completion, EngineDied, Request
-from processors.search_driver import Aborted, Driver, tree_id, tree_seed
+from processors.policy import Aborted, Completion, EngineDied, Request
+from processors.search_driver import Driver, tree_id, tree_seed
 from processors.strategy import Ask
 from schemas.codec import decode
 from schemas.messages import Problem, Tree, Weights, content_id
