@@ -19,6 +19,9 @@ TARGETS = {
     "full_over_adaptive_tokens_per_valid_tree": "at least 4",
     "adaptive_minus_full_solved_points": "at least -2",
     "adaptive_minus_best_of_n_solved_points": "at least 0",
+    "sft_ours_over_trl_tokens": "at least 1.5",
+    "rl_ours_over_trl_samples": "at least 2",
+    "sft_model_flops_over_peak": "at least 0.45",
 }
 """What was asked for, by ratio."""
 HEAD = """# Benchmarks

@@ -11,6 +11,7 @@ import typer
 
 from deploy import options as o
 from deploy.cli_ask import ask
+from deploy.cli_reproduce import reproduces
 from deploy.cli_run import runs
 from schemas.errors import Told
 
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 runs(app)
 ask(app)
+reproduces(app)
 
 
 @app.command("settings")

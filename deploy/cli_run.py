@@ -107,20 +107,25 @@ def _run(stages: list[str], settings: Settings, *, dry_run: bool, parent: int) -
     from deploy import plan
     from deploy import stages as s
     from deploy.process import die_with
+    from deploy.together import follows, together
     from processors import kafka
 
     plan.check(settings)
     if dry_run:
         plan.print_stages(stages, settings)
         return
+    if stages[0] in s.TRAINERS and follows():
+        s.follow(stages[0], settings)
+        return
     if parent:
         die_with(parent)
     try:
-        kafka.bootstrap(settings)
-        if stages[0] in s.LOOP_STAGES:
-            s.run_stage(stages[0], settings)
-        else:
-            s.host(stages, settings)
+        with together(s.ranks(stages[0], settings)):
+            kafka.bootstrap(settings)
+            if stages[0] in s.LOOP_STAGES:
+                s.run_stage(stages[0], settings)
+            else:
+                s.host(stages, settings)
     except kafka.BrokerMissing as error:
         if not parent:
             raise

@@ -22,7 +22,7 @@ from schemas.settings import Settings
 from schemas.tables import TABLES
 from schemas.topics import BY_NAME, TOPICS, message_id
 
-TOPICS_READ = tuple(topic.name for topic in TOPICS if topic.name not in {"weights", "evaluations"})
+TOPICS_READ = tuple(topic.name for topic in TOPICS if topic.name not in {"weights", "answers", "evaluations"})
 GROUPS: tuple[str, ...] = tuple(sorted({group for topic in TOPICS for group in topic.consumers}))
 
 

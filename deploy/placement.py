@@ -3,7 +3,7 @@
 import os
 
 from deploy.process import Spec
-from deploy.stages import ENGINE_STAGES, LOOP_STAGES, WORD_STAGES, generates
+from deploy.stages import ENGINE_STAGES, LOOP_STAGES, STAGES, WORD_STAGES, generates
 from schemas.settings import Settings
 
 SHARED_BELOW_CORES = 8
@@ -38,5 +38,7 @@ def plan(settings: Settings) -> list[Spec]:
     else:
         joined = {"search": ("search", *rewriting)}
         hosts = [*((s, joined.get(s, (s,)), engine) for s in ENGINE_STAGES), *((s, (s,), 1) for s in words)]
-    hosted = [Spec(name=n, stages=tuple(s), arguments=("host", *s), threads=t) for n, s, t in hosts]
-    return [loops[0], *hosted, *loops[1:]]
+    wanted = set(settings.factory.stages or STAGES)
+    hosts = [(name, tuple(s for s in stages if s in wanted), threads) for name, stages, threads in hosts]
+    hosted = [Spec(name=n, stages=s, arguments=("host", *s), threads=t) for n, s, t in hosts if s]
+    return [spec for spec in (loops[0], *hosted, *loops[1:]) if wanted & set(spec.stages)]

@@ -9,8 +9,9 @@ from rich.table import Table
 
 from deploy.output import console
 from deploy.placement import is_shared, plan
+from deploy.stages import STAGES
 from processors import chat
-from schemas.load import BadSettings
+from schemas.load import BadSettings, known
 from schemas.settings import Settings
 from schemas.topics import TOPICS
 
@@ -22,6 +23,8 @@ def check(settings: Settings) -> None:
         BadSettings, BadPolicy: naming the setting and what to do.
     """
     chat.resolve(settings.policy.path)
+    for stage in settings.factory.stages:
+        known(stage, STAGES, f"factory.stages: {stage!r}")
     if settings.policy.few_shot not in {"auto", "none"}:
         chat.few_shot(settings.policy.few_shot)
     for source in settings.problems.sources:

@@ -17,6 +17,7 @@ from schemas.errors import Told
 
 FIRST_BACKOFF_S = 1.0
 LAST_BACKOFF_S = 30.0
+SENTENCE_LINES = 8
 BAD_INPUT = 2
 """Exit code of a process that a restart cannot help: a wrong setting, a missing file."""
 
@@ -126,12 +127,13 @@ class Process:
         return True
 
     def last_error(self) -> str:
-        """The last line with text in the child's log: its own words."""
+        """The last line with text in the child's log: its own words (of a sentence over several lines, the first)."""
         if not self.log.exists():
             return "no output"
         tail = self.log.read_bytes()[-8192:].decode("utf-8", "replace")
         lines = [line.strip() for line in tail.splitlines() if line.strip()]
-        return lines[-1] if lines else "no output"
+        told = [line for line in lines[-SENTENCE_LINES:] if line.startswith("factory: ")]
+        return told[-1] if told else lines[-1] if lines else "no output"
 
 
 def die_with(parent: int) -> None:

@@ -3,6 +3,7 @@
 A stage keeps its name as its consumer group wherever it runs, so moving it to another process keeps its offsets.
 """
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ ENGINE_STAGES = ("search", "sample", "evaluate")
 WORD_STAGES = ("linearize", "verify")
 LOOP_STAGES = ("produce", "prompts", "sink", "sft", "rl")
 """Stages with a blocking main of their own; each is a process."""
+TRAINERS = ("sft", "rl")
+"""Those that may be several processes, one of which is the stage (deploy/together.py)."""
 STAGES = (*ENGINE_STAGES, *WORD_STAGES, *LOOP_STAGES)
 
 
@@ -31,6 +34,20 @@ def run_stage(stage: str, settings: Settings) -> None:
         _main(stage)(settings, status)
     finally:
         status.stop()
+
+
+def ranks(stage: str, settings: Settings) -> int:
+    """How many processes a stage is made of."""
+    return {"sft": settings.sft.ranks, "rl": settings.rl.ranks}.get(stage, 1)
+
+
+def follow(stage: str, settings: Settings) -> None:
+    """Be another rank of a trainer until its first one ends; signals are for the first, which then says stop."""
+    from trainers import rl, sft
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    (sft.follow if stage == "sft" else rl.follow)(settings)
 
 
 def _main(stage: str) -> Callable[[Settings, Status], Any]:

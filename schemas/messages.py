@@ -282,6 +282,29 @@ class Evaluation(Message, frozen=True, kw_only=True):
     time: float = 0.0
 
 
+class Answers(Message, frozen=True, kw_only=True):
+    """All that one version answered to one problem of an evaluation; what Evaluation says can be computed from these.
+
+    `id` is content_id("answers", asked, sha, problem id). In each list a value a sample, in the order of their number.
+    """
+
+    id: str
+    asked: str
+    """The evaluation's (Evaluation.asked of the source 'all')."""
+    policy: str
+    version: int
+    sha: str
+    trainer: str
+    problem: Problem
+    texts: list[str]
+    verdicts: list[Outcome]
+    tokens: list[int]
+    backtracks: list[int]
+    finishes: list[str]
+    """'stop', or 'length' where max_tokens cut it off."""
+    time: float = 0.0
+
+
 class TrainingStep(Message, frozen=True, kw_only=True):
     """One optimizer step of SFT or RL. `id` is 'run:step'."""
 

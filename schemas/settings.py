@@ -7,14 +7,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from schemas import objective as o
-
-Count = Annotated[int, msgspec.Meta(ge=1)]
-"""At least one."""
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-"""Above zero."""
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-"""Zero or above."""
+from schemas.kinds import Count, Positive
+from schemas.training_settings import RlSection, SftSection
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,6 +23,8 @@ class FactorySection(Section, frozen=True, kw_only=True):
     seed: int = 0
     workers: Literal["auto", "shared", "separate"] = "auto"
     """Placement: 'shared' = search, sample, evaluate on one engine; 'auto' = shared below 8 cores without a GPU."""
+    stages: list[str] = []
+    """What `factory up` starts; empty = every stage."""
     restart_limit: Count = 5
     """A process that dies this often without progress stops the factory."""
 
@@ -244,99 +240,14 @@ class SampleSection(Section, frozen=True, kw_only=True):
     groups_in_flight: Count = 16
 
 
-class SftSection(Section, frozen=True, kw_only=True):
-    """Supervised fine-tuning."""
-
-    sql: str = "select * from examples"
-    """The training set: a query over the datasets with columns id, problem, text; append-only in id."""
-    min_examples: Count = 32
-    lr: Positive = 8e-4
-    """[ours] for the tiny policy; the paper's 3e-6 suits 8B and more."""
-    weight_decay: float = 0.01
-    batch_tokens: Count = 4096
-    max_len: Count = 512
-    epochs: Positive = 4.0
-    """How often a row may be seen at most while the table grows."""
-    publish_steps: Count = 20
-    publish_s: float = 0.0
-    """Publish at least this often (seconds), 0 = by steps only."""
-    hand_over_steps: int = 60
-    """After this many steps SFT publishes its last version and RL takes over; 0 = never."""
-    loss_on: Literal["all", "response"] = "response"
-    """The paper: all. The tiny policy's questions are random numbers, of which nothing can be learned."""
-    grad_clip: Positive = 1.0
-    threads: Count = 1
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    warmup: int = 4
-    """Steps of linear warm-up."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """'cosine' falls to a tenth of lr at hand_over_steps (constant where that is 0)."""
-    patience_s: float = 60.0
-    """Rows ran out for this long: train on an incomplete batch, and publish the steps not yet published."""
-    hand_over_idle_s: float = 0.0
-    """Hand over before hand_over_steps when no new row came for this long; 0 = never."""
-
-
-class RlSection(Section, frozen=True, kw_only=True):
-    """Online RL."""
-
-    objective: o.Preset = "grpo"
-    """A paper's objective (schemas/objective.py); each of its parts can be set below, None = the preset's."""
-    surrogate: o.Surrogate | None = None
-    ratio: o.Level | None = None
-    proximal: o.Proximal | None = None
-    clip_low: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
-    clip_high: NotNegative | None = None
-    tis_cap: NotNegative | None = None
-    normaliser: o.Normaliser | None = None
-    constant_length: Count | None = None
-    baseline: o.Baseline | None = None
-    advantage_std: bool | None = None
-    kl: NotNegative | None = None
-    kl_to: o.Anchor | None = None
-    mask_overlong: bool | None = None
-    groups: Count = 8
-    """Groups with a signal per step."""
-    updates: Count = 1
-    """Optimizer steps that the groups of a step are split into; with one, proximal = 'start' makes every ratio 1."""
-    lr: Positive = 5e-5
-    max_lag: int = 4
-    """trainer version - behaviour version of every trained token."""
-    publish_steps: Count = 2
-    batch_tokens: Count = 4096
-    grad_clip: Positive = 1.0
-    threads: Count = 1
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    max_steps: int = 0
-    weight_decay: float = 0.0
-    warmup: int = 2
-    """Steps of linear warm-up; constant after."""
-    start_version: int = -1
-    """Begin from this published version; -1 = from the one that SFT hands over."""
-
-    def __post_init__(self) -> None:
-        """Refuse parts of an objective that contradict each other."""
-        why = o.conflict(self.parts(), self._chosen())
-        if not why and self.updates > self.groups:
-            why = f"updates = {self.updates} needs at least as many groups, and groups = {self.groups}"
-        if why:
-            raise ValueError(f"[rl] objective = {self.objective!r}: {why}")
-
-    def parts(self) -> o.Objective:
-        """The objective with every part decided."""
-        return msgspec.structs.replace(o.PRESETS[self.objective], **self._chosen())
-
-    def _chosen(self) -> dict[str, Any]:
-        found = {name: getattr(self, name) for name in o.Objective.__struct_fields__}
-        return {name: value for name, value in found.items() if value is not None}
-
-
 class EvaluateSection(Section, frozen=True, kw_only=True):
     """Held-out evaluation of every published version."""
 
     problems: int = 64
     """Held-out problems a source (procedural), or the first lines of `file`."""
     file: str = ""
+    versions: list[int] = []
+    """Only these versions; empty = every one that is published."""
     samples: Count = 1
     """Of each problem, at sample.temperature; pass@1 is their mean."""
     ks: list[Count] = []

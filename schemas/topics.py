@@ -41,6 +41,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic(name="rollouts", message=m.RolloutGroup, key="id", consumers=("verify",)),
     Topic(name="rewards", message=m.RewardGroup, key="id", consumers=("rl",)),
     Topic(name="weights", message=m.Weights, key="policy", id="version", sizing="single"),
+    Topic(name="answers", message=m.Answers, key="id"),
     Topic(name="evaluations", message=m.Evaluation, key="id", sizing="single"),
     Topic(name="training", message=m.TrainingStep, key="run", sizing="single"),
     Topic(name="filtered", message=m.Filtered, key="input_id", sizing="single"),

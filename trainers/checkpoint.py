@@ -1,21 +1,31 @@
 """A trainer's whole state in one directory that appears by one rename: there is never half a checkpoint to resume from.
 
-<root>/step-<step>.<save>/: model.safetensors (float32 master weights), optimizer.safetensors (AdamW's moments and
-step counts by parameter name, and torch's random state), state.json (counters, the exact rows consumed, the query and
-table version: the checkpoint's card, and messages not yet seen in a table). No pickle anywhere.
+<root>/step-<step>.<save>/: model-<rank>.safetensors (float32 master weights), optimizer-<rank>.safetensors (AdamW's
+moments and step counts by parameter name, and torch's random state), state.json (counters, the exact rows consumed, the
+query and table version: the checkpoint's card, and messages not yet seen in a table). No pickle anywhere.
+
+Each rank writes the lines of each parameter that it holds, and in the file's metadata where they begin; a resume reads
+the lines it needs from whichever files have them, so it may have another number of ranks.
 """
 
+import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from trainers.model import local
+from trainers.ranks import Ranks
 
 KEEP = 2
+ALONE = Ranks()
 _NAME = re.compile(r"step-(\d+)\.(\d+)")
 
 
@@ -49,16 +59,20 @@ class State(msgspec.Struct, kw_only=True):
     outgoing: list[Outgoing] = []
 
 
-def save(root: Path, state: State, model: Any, opt: torch.optim.AdamW) -> Path:  # noqa: ANN401
-    """Write a checkpoint durably under a temporary name, rename it, keep the last two. Returns its directory."""
+def save(root: Path, state: State, tensors: Callable[[Path], None]) -> Path:
+    """Write a checkpoint durably under a temporary name, rename it, keep the last two. Returns its directory.
+
+    Args:
+        root: where checkpoints lie.
+        state: everything but tensors.
+        tensors: lets every rank `write` into a directory.
+    """
     state.saves += 1
     final = root / f"step-{state.step:07d}.{state.saves}"
     temporary = root / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    weights = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
-    save_file(weights, temporary / "model.safetensors")
-    save_file(_flatten(model, opt), temporary / "optimizer.safetensors")
+    tensors(temporary)
     (temporary / "state.json").write_bytes(msgspec.json.format(msgspec.json.encode(state)))
     commit(temporary, final)
     for old in found(root)[:-KEEP]:
@@ -77,34 +91,78 @@ def peek(path: Path) -> State:
     return msgspec.json.decode((path / "state.json").read_bytes(), type=State)
 
 
-def restore(path: Path, model: Any, opt: torch.optim.AdamW) -> None:  # noqa: ANN401
-    """Put a checkpoint's weights, moments and random state into a model and its optimizer.
+def write(directory: Path, model: Any, opt: torch.optim.AdamW, ranks: Ranks = ALONE) -> None:  # noqa: ANN401
+    """Write this rank's lines of the weights and moments, and its random state."""
+    weights: dict[str, torch.Tensor] = {}
+    moments = {"rng": torch.get_rng_state()}
+    begins: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        weights[name], begins[name] = _held(parameter)
+        for slot, value in opt.state.get(parameter, {}).items():
+            moments[f"{name}|{slot}"], begins[f"{name}|{slot}"] = _held(value)
+    metadata = {"begins": json.dumps(begins)}
+    save_file(weights, directory / f"model-{ranks.rank}.safetensors", metadata)
+    save_file(moments, directory / f"optimizer-{ranks.rank}.safetensors", metadata)
+
+
+def restore(path: Path, model: Any, opt: torch.optim.AdamW, ranks: Ranks = ALONE) -> None:  # noqa: ANN401
+    """Put this rank's lines of a checkpoint, and the random state, into a model and its optimizer.
 
     Raises:
         ValueError: when the checkpoint is of another model.
     """
-    weights = load_file(path / "model.safetensors")
-    moments = load_file(path / "optimizer.safetensors")
-    torch.set_rng_state(moments.pop("rng"))
+    weights, moments = _Pieces(path, "model"), _Pieces(path, "optimizer")
     parameters = dict(model.named_parameters())
-    if {n: p.shape for n, p in parameters.items()} != {n: w.shape for n, w in weights.items()}:
+    if {name: list(p.shape) for name, p in parameters.items()} != {name: weights.shape(name) for name in weights.names}:
         raise ValueError(f"{path}: its parameters are not this model's; was policy.path changed?")
+    opt.state.clear()
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
-    opt.state.clear()
-    for key, value in moments.items():
-        name, _, slot = key.rpartition("|")
-        place = value if slot == "step" else value.to(parameters[name].device)
-        opt.state.setdefault(parameters[name], {})[slot] = place
+            weights.fill(name, parameter)
+        for key in moments.names - {"rng"}:
+            name, _, slot = key.rpartition("|")
+            if slot == "step":
+                value = moments.whole(key).to(parameters[name].device)
+            else:
+                moments.fill(key, value := torch.zeros_like(parameters[name]))
+            opt.state.setdefault(parameters[name], {})[slot] = value
+    torch.set_rng_state(moments.whole("rng", ranks.rank))
 
 
-def _flatten(model: Any, opt: torch.optim.AdamW) -> dict[str, torch.Tensor]:  # noqa: ANN401
-    tensors = {"rng": torch.get_rng_state()}
-    for name, parameter in model.named_parameters():
-        for slot, value in opt.state.get(parameter, {}).items():
-            tensors[f"{name}|{slot}"] = value.detach().cpu().clone().contiguous()
-    return tensors
+def _held(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
+    mine, begin = local(tensor.detach())
+    return mine.cpu().clone().contiguous(), begin
+
+
+class _Pieces:
+    """Tensors whose lines (first dimension) lie in the files of all ranks that wrote a checkpoint."""
+
+    def __init__(self, path: Path, kind: str) -> None:
+        # By the rank in the name: 10 comes after 9.
+        names = sorted(path.glob(f"{kind}-*.safetensors"), key=lambda file: int(file.stem.rpartition("-")[2]))
+        self.files: list[Any] = [safe_open(file, framework="pt") for file in names]
+        self.begins = [json.loads(file.metadata()["begins"]) for file in self.files]
+        self.names: set[str] = set(self.files[0].keys()) if self.files else set()
+
+    def shape(self, name: str) -> list[int]:
+        """Of the whole tensor."""
+        shapes = [file.get_slice(name).get_shape() for file in self.files]
+        return [sum(shape[0] for shape in shapes), *shapes[0][1:]]
+
+    def fill(self, name: str, tensor: torch.Tensor) -> None:
+        """Copy into a tensor, or into this rank's share of it, the lines that it holds."""
+        mine, begin = local(tensor)
+        for file, begins in zip(self.files, self.begins, strict=True):
+            piece = file.get_slice(name)
+            first = max(begin, begins[name])
+            last = min(begin + len(mine), begins[name] + piece.get_shape()[0])
+            if first < last:
+                mine[first - begin : last - begin].copy_(piece[first - begins[name] : last - begins[name]])
+
+    def whole(self, name: str, rank: int = 0) -> torch.Tensor:
+        """What every rank has for itself: this rank's, or rank 0's where there were fewer."""
+        found: torch.Tensor = self.files[rank if rank < len(self.files) else 0].get_tensor(name)
+        return found
 
 
 def commit(temporary: Path, final: Path) -> None:

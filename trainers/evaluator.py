@@ -1,9 +1,9 @@
 """The stage 'evaluate': every published version of the policy answers the same held-out problems: the share is a row.
 
-It runs as a task beside the Faust stages, on their engine. Which versions are done it learns from the topic and the
-table `evaluations`: a version's row for 'all' is sent last, so a version counts as done only when it is whole, and the
-row says what was asked, so other problems, samples or limits are another evaluation. An interrupted one goes on with
-the samples that are on the disk (trainers/samples.py).
+It runs as a task beside the Faust stages, on their engine. What was answered is told first, in `answers`. Which
+versions are done it learns from the topic and the table `evaluations`: a version's row for 'all' is sent last, so a
+version counts as done only when it is whole, and the row says what was asked, so other problems, samples or limits are
+another evaluation. An interrupted one goes on with the samples that are on the disk (trainers/samples.py).
 """
 
 import asyncio
@@ -19,10 +19,10 @@ from processors.status import Status
 from processors.versions import Versions
 from producers.sources.held_out import held_out
 from schemas.errors import Told
-from schemas.messages import Evaluation, Filtered, Message, Problem, Weights, content_id
+from schemas.messages import Answers, Evaluation, Filtered, Message, Problem, Weights, content_id
 from schemas.settings import Settings
 from trainers.samples import Draw, Log, Sample, draws
-from trainers.scores import ALL, Answered, asked, summarize
+from trainers.scores import ALL, Answered, asked, summarize, tell
 
 STAGE = "evaluate"
 PAUSE_S = 1.0
@@ -77,8 +77,8 @@ async def _sampled(engine: Engine | None, draw: Draw, log: Log, sha: str, settin
 
 async def evaluate(
     engine: Engine, chat: Chat, problems: Sequence[Problem], grader: Grader, weights: Weights, settings: Settings
-) -> list[Evaluation]:
-    """One version's evaluation, without a broker: a row a source, then 'all'.
+) -> tuple[list[Answers], list[Evaluation]]:
+    """One version's evaluation, without a broker: its answers, a row a problem; and a row a source, then 'all'.
 
     Raises:
         ProbeFailed, UnknownWeights, EngineDied: as the engine says.
@@ -91,7 +91,7 @@ async def evaluate(
         answered = await ask(engine, wanted, grader, log, weights.sha256, settings)
     finally:
         log.close()
-    return summarize(answered, weights, settings, time.monotonic() - start)
+    return tell(answered, weights, settings), summarize(answered, weights, settings, time.monotonic() - start)
 
 
 def pick(pending: Sequence[Weights], turn: int) -> Weights:
@@ -104,16 +104,26 @@ def _version(weights: Weights) -> int:
 
 
 def done_before(settings: Settings, name: str) -> set[tuple[int, str]]:
-    """(version, sha) of every version with a row for 'all' of just this evaluation, or given up for a stated reason.
+    """(version, sha) of every version with a row for 'all' of just this evaluation and all its answers, or given up.
 
     Args:
         settings: the broker, the data directory, policy.name.
         name: trainers.scores.asked of the problems and settings in force.
     """
+    answers: dict[tuple[int, str], set[str]] = {}
+    for told in history(settings, Answers, f"asked = '{name}'"):
+        if told.asked == name:
+            answers.setdefault((told.version, told.sha), set()).add(told.id)
     rows = history(settings, Evaluation)
-    done = {(row.version, row.sha) for row in rows if row.source == ALL and row.asked == name and _ours(row, settings)}
+    whole = (row for row in rows if row.source == ALL and row.asked == name and _ours(row, settings))
+    # Two topics reach their tables in either order: a row whose answers a crash took is no evaluation.
+    done = {key for row in whole if len(answers.get(key := (row.version, row.sha), ())) == row.problems}
     given_up = (row for row in history(settings, Filtered, f"stage = '{STAGE}'") if row.stage == STAGE)
     return done | {(int(version), sha) for row in given_up for version, _, sha in [row.input_id.partition(":")]}
+
+
+def _wanted(row: Weights, settings: Settings) -> bool:
+    return not settings.evaluate.versions or row.version in settings.evaluate.versions
 
 
 def _ours(row: Evaluation, settings: Settings) -> bool:
@@ -144,7 +154,7 @@ async def run(
     done = await asyncio.to_thread(done_before, settings, name)
     turn = 0
     while True:
-        pending = [row for row in versions.all() if (row.version, row.sha256) not in done]
+        pending = [row for row in versions.all() if _wanted(row, settings) and (row.version, row.sha256) not in done]
         if not pending or not problems:
             if once:
                 return
@@ -168,20 +178,24 @@ async def _one(
 ) -> list[Message]:
     with status.in_flight:
         try:
-            rows = await evaluate(engine, chat, problems, grader, weights, settings)
+            answers, rows = await evaluate(engine, chat, problems, grader, weights, settings)
         except (ProbeFailed, UnknownWeights) as error:
             status.add(errors=1)
             return [_given_up(weights, error)]
     total = rows[-1]
     status.add(records=1)  # the engine counts tokens
     status.set(version=total.version, pass_at_1=round(total.pass_at_1, 4), evaluated=total.problems)
-    return list(rows)
+    return [*answers, *rows]
 
 
 def _publish(settings: Settings, rows: Sequence[Message]) -> None:
     client = kafka.producer(settings)
     try:
+        answers = [kafka.send(client, row) for row in rows if isinstance(row, Answers)]
+        for sent in answers:
+            sent.get(timeout=ACK_S)
         for row in rows:
-            kafka.send(client, row).get(timeout=ACK_S)
+            if not isinstance(row, Answers):
+                kafka.send(client, row).get(timeout=ACK_S)
     finally:
         client.close()

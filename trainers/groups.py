@@ -11,11 +11,14 @@ import torch
 
 from schemas.messages import RewardGroup, Rollout
 from schemas.objective import Objective
-from schemas.settings import RlSection
+from schemas.training_settings import RlSection
 from trainers import model as policy
 from trainers import objectives
 from trainers.objectives import Tokens
 from trainers.packing import Batch, Row, pack
+from trainers.ranks import Ranks
+
+ALONE = Ranks()
 
 
 def tokens(group: RewardGroup) -> int:
@@ -98,17 +101,25 @@ def shares(groups: Sequence[RewardGroup], count: int) -> list[Sequence[RewardGro
     return [groups[begin:end] for begin, end in pairwise(ends)]
 
 
-def logps(model: Any, wanted: Sequence[Row], settings: RlSection) -> list[torch.Tensor]:  # noqa: ANN401 - see train
-    """Each row's log-probs (its trained tokens,) under a model as it is now, at the row's temperature, no gradient."""
+def logps(
+    model: Any,  # noqa: ANN401 - transformers has no types
+    wanted: Sequence[Row],
+    settings: RlSection,
+    ranks: Ranks = ALONE,
+) -> dict[int, torch.Tensor]:
+    """Log-probs (its trained tokens,) under a model as it is now, at the row's temperature, no gradient.
+
+    Of each row, by its index, that `train` gives this rank.
+    """
     found: dict[int, torch.Tensor] = {}
-    for batch in pack(wanted, settings.batch_tokens):
+    for batch in pack(wanted, settings.micro, settings.packing, rank=ranks.rank, world=ranks.world):
         here = batch.to(model.device)
         with torch.no_grad():
             logits = policy.forward(model, here, dtype=settings.dtype)
             logp, _ = policy.token_logp(logits, here.targets, here.temperatures)
         each = torch.split(logp, [wanted[index].trained for index in batch.rows])
         found |= zip(batch.rows, each, strict=True)
-    return [found[index] for index in range(len(wanted))]
+    return found
 
 
 def train(
@@ -116,32 +127,35 @@ def train(
     wanted: Sequence[Row],
     parts: Objective,
     settings: RlSection,
-    fixed: Mapping[str, Sequence[torch.Tensor]] = MappingProxyType({}),
+    fixed: Mapping[str, Mapping[int, torch.Tensor]] = MappingProxyType({}),
+    ranks: Ranks = ALONE,
 ) -> tuple[float, dict[str, float]]:
     """Accumulate the objective's gradient over all rows, in micro-batches of settings.batch_tokens.
+
+    With several ranks each does its share; FSDP2 makes the mean of their gradients, which is wanted as a sum.
 
     Args:
         model: a causal LM.
         wanted: rows, all of which bear loss.
         parts: the objective.
-        settings: batch_tokens and dtype.
+        settings: batch_tokens, packing and dtype.
         fixed: 'proximal' and 'reference' log-probs of each row (`logps`), where the objective needs them. Without
             'proximal' the model at the start of the step is the model now.
+        ranks: this process among its like.
 
     Returns:
-        The loss and the summed statistics (see objectives.metrics).
+        The loss and the summed statistics (see objectives.metrics), of all ranks.
     """
     total = objectives.normaliser([row.trained for row in wanted], parts)
-    loss = 0.0
-    added: dict[str, float] = {}
-    for batch in pack(wanted, settings.batch_tokens):
+    added: dict[str, float] = {"loss": 0.0}
+    for batch in pack(wanted, settings.micro, settings.packing, rank=ranks.rank, world=ranks.world):
         here = batch.to(model.device)
         part, sums = objectives.loss(_tokens(model, here, parts, settings, fixed), parts, total)
-        part.backward()  # type: ignore[no-untyped-call]
-        loss += float(part.detach())
-        for name, value in sums.items():
+        (part * ranks.world if ranks.world > 1 else part).backward()  # type: ignore[no-untyped-call]
+        for name, value in {"loss": float(part.detach()), **sums}.items():
             added[name] = added.get(name, 0.0) + value
-    return loss, added
+    added = ranks.sum(added)
+    return added.pop("loss"), added
 
 
 def _tokens(
@@ -149,16 +163,17 @@ def _tokens(
     batch: Batch,
     parts: Objective,
     settings: RlSection,
-    fixed: Mapping[str, Sequence[torch.Tensor]],
+    fixed: Mapping[str, Mapping[int, torch.Tensor]],
 ) -> Tokens:
     """The batch's tokens with their log-probs now, of the distribution at the temperature that each was sampled at."""
     logits = policy.forward(model, batch, dtype=settings.dtype)
     logp, entropy = policy.token_logp(logits, batch.targets, batch.temperatures)
-    known = {name: torch.cat([values[index] for index in batch.rows]) for name, values in fixed.items()}
+    none = logp[:0].detach()
+    known = {name: torch.cat([none, *(values[index] for index in batch.rows)]) for name, values in fixed.items()}
     start = known.get("proximal", logp.detach())
     proximal = start if parts.proximal == "start" else batch.behaviour
     reference = known.get("reference")
-    return Tokens(logp, proximal, batch.behaviour, batch.advantages, entropy, batch.at_row, reference)
+    return Tokens(logp, proximal, batch.behaviour, batch.advantages, entropy, batch.sequence, reference)
 
 
 def describe(groups: Sequence[RewardGroup], sums: Mapping[str, float], *, version: int) -> dict[str, Any]:

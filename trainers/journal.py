@@ -54,6 +54,13 @@ class Journal:
         os.fsync(self._file.fileno())
         self.lines[step] = line
 
+    def drop(self, step: int) -> None:
+        """Take back the plan of the last step: it cannot be taken, and another shall be planned in its place."""
+        if step in self.lines and step == max(self.lines):
+            line = msgspec.json.encode(self.lines.pop(step)) + b"\n"
+            self._file.truncate(self._file.seek(0, os.SEEK_END) - len(line))
+            os.fsync(self._file.fileno())
+
     def after(self, step: int) -> list[Planned]:
         """The plans of the steps after `step` without a gap, in order: what a resume from `step` replays."""
         found: list[Planned] = []

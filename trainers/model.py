@@ -1,7 +1,8 @@
 """The policy as a trainer holds it: float32 master weights, log-probs of chosen tokens, AdamW, a fixed thread count.
 
 Logits are computed for trained tokens only: a hook selects their hidden states before the output head runs, so it
-works for every causal LM of transformers, with whatever it does to its logits afterwards.
+works for every causal LM of transformers, with whatever it does to its logits afterwards. Where several ranks hold the
+model (ranks.py), a parameter is a DTensor cut along its first dimension; `local` and `whole` hide the difference.
 """
 
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any
 
 import torch
 
+from processors.chat import BadPolicy, first_line
 from trainers.packing import Batch
 
 Tensor = torch.Tensor
 BETAS = (0.9, 0.95)
 
 
-def device() -> torch.device:
+def accelerator() -> torch.device:
     """The accelerator where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -26,14 +28,61 @@ def prepare(threads: int, seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def load(directory: str | Path) -> Any:  # noqa: ANN401 - transformers has no types
-    """A causal LM with float32 weights and SDPA attention, dropout off, on `device()`."""
+def load(directory: str | Path, *, attention: str = "sdpa", device: str | torch.device | None = None) -> Any:  # noqa: ANN401 - transformers has no types
+    """A causal LM with float32 weights, dropout off, on a device (None = `accelerator()`).
+
+    Raises:
+        BadPolicy: transformers does not know this attention.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(str(directory), dtype=torch.float32, attn_implementation="sdpa")
-    return model.to(device()).eval()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(directory), dtype=torch.float32, attn_implementation=attention)
+    except (ImportError, ValueError) as error:
+        if attention == "sdpa":
+            raise
+        raise BadPolicy(f"attention = {attention!r} does not work here ({first_line(error)}): set 'sdpa'") from error
+    return model.to(device or accelerator()).eval()
+
+
+def fit(model: Any, *, checkpointing: bool, compiled: bool) -> list[torch.nn.Module]:  # noqa: ANN401
+    """Let a model recompute its layers' activations and compile its layers, where asked to. Returns the layers.
+
+    Layers are compiled one by one (all alike: one compilation) for any shape, so the hook of `forward` stays outside.
+    """
+    names = set(model._no_split_modules or ())  # noqa: SLF001 - transformers' own mark of what a layer is
+    layers = [module for module in model.modules() if type(module).__name__ in names]
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        _without_dropout(model)
+        model.train()  # transformers recomputes in this mode only
+    for layer in layers if compiled else []:
+        layer.compile(dynamic=True)
+    return layers
+
+
+def _without_dropout(model: Any) -> None:  # noqa: ANN401
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, float) and (name == "p" or "dropout" in name):
+                setattr(module, name, 0.0)
+
+
+def local(tensor: Tensor) -> tuple[Tensor, int]:
+    """This rank's lines of a tensor (sharing its memory), and the number of the first; of a plain one, all."""
+    if not hasattr(tensor, "to_local"):
+        return tensor, 0
+    shared: Any = tensor
+    each = -(-len(tensor) // shared.device_mesh.size())  # as torch.chunk cuts
+    return shared.to_local(), min(each * shared.device_mesh.get_local_rank(), len(tensor))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, without gradient; where ranks share it, all of them must ask."""
+    full: Tensor = tensor.detach()
+    return full.full_tensor() if hasattr(full, "full_tensor") else full
 
 
 def forward(model: Any, batch: Batch, *, dtype: str = "float32") -> Tensor:  # noqa: ANN401
@@ -51,7 +100,9 @@ def forward(model: Any, batch: Batch, *, dtype: str = "float32") -> Tensor:  # n
     handle = model.get_output_embeddings().register_forward_pre_hook(select)
     try:
         with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
-            logits: Tensor = model(input_ids=batch.input_ids, use_cache=False).logits
+            # Positions that begin again tell transformers' masks, and its flash kernels, where a document ends.
+            place = {} if batch.positions is None else {"position_ids": batch.positions}
+            logits: Tensor = model(input_ids=batch.input_ids, use_cache=False, **place).logits
     finally:
         handle.remove()
     return logits[0].float()
@@ -69,6 +120,11 @@ def token_logp(logits: Tensor, targets: Tensor, temperatures: Tensor | None = No
     return every.gather(-1, targets.unsqueeze(-1)).squeeze(-1), entropy
 
 
+def target_logp(logits: Tensor, targets: Tensor) -> Tensor:
+    """Log-probs (K,) of the targets as in `token_logp`, where nobody asks for entropies: a large vocabulary costs."""
+    return -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+
+
 def optimizer(model: Any, *, lr: float, weight_decay: float) -> torch.optim.AdamW:  # noqa: ANN401
     """AdamW (arXiv 1711.05101); vectors (norms, biases) are not decayed. Betas 0.9, 0.95 [ours]."""
     matrices = [p for p in model.parameters() if p.ndim >= 2 and p.requires_grad]
@@ -83,7 +139,7 @@ def apply_gradients(model: Any, opt: torch.optim.AdamW, *, lr: float, clip: floa
     Raises:
         FloatingPointError: for a gradient that is not finite; the weights are left as they were.
     """
-    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip))
+    norm = float(whole(torch.nn.utils.clip_grad_norm_(model.parameters(), clip)))
     if norm != norm or norm == float("inf"):  # noqa: PLR0124 - the definition of NaN
         raise FloatingPointError("the gradient is not finite; the weights were left as they were")
     for group in opt.param_groups:

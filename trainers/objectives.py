@@ -167,15 +167,16 @@ def sums(tokens: Tokens, importance: Tensor, flags: Mapping[str, Tensor]) -> Sum
     with torch.no_grad():
         log_q = tokens.logp.detach() - tokens.behaviour
         held = torch.stack(list(flags.values())).any(0)
-        return {
-            "tokens": float(log_q.numel()),
-            "entropy": float(tokens.entropy.sum()),
-            "kl": float((torch.expm1(log_q) - log_q).sum()),
-            "cut": float(held.sum()),
-            "weight": float(importance.sum()),
-            "weight_squared": float((importance * importance).sum()),
-            **{name: float(flag.sum()) for name, flag in flags.items()},
+        added = {
+            "entropy": tokens.entropy.sum(),
+            "kl": (torch.expm1(log_q) - log_q).sum(),
+            "cut": held.sum(),
+            "weight": importance.sum(),
+            "weight_squared": (importance * importance).sum(),
+            **{name: flag.sum() for name, flag in flags.items()},
         }
+        values = torch.stack([value.to(log_q.dtype) for value in added.values()]).tolist()  # a GPU is waited for once
+        return {"tokens": float(log_q.numel()), **dict(zip(added, values, strict=True))}
 
 
 def metrics(total: Mapping[str, float]) -> dict[str, float]:

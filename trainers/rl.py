@@ -7,6 +7,9 @@ Begins from the version that SFT hands over. Every group ends in exactly one pla
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -14,12 +17,15 @@ import torch
 from processors.status import Status
 from processors.stopping import stop_event
 from processors.versions import Versions
+from schemas.errors import Told
 from schemas.messages import Filtered, RewardGroup, TrainingStep, Weights, content_id
 from schemas.settings import Settings
 from trainers import groups as cohort
-from trainers import model as policy
 from trainers import objectives
 from trainers.intake import Intake, fetch
+from trainers.learner import Learned, Learner
+from trainers.packing import Row
+from trainers.ranks import Ranks, joined
 from trainers.session import Session
 
 SAVE_IDLE_S = 30.0
@@ -29,7 +35,11 @@ LOOK_S = 0.5
 
 def run(settings: Settings, status: Status, stop: threading.Event | None = None) -> None:
     """Train until told to stop (SIGTERM, SIGINT or `stop`) or, where rl.max_steps is set, idle after the last step."""
-    with stop_event() as asked, Session(settings, status, "rl", stop or asked) as session:
+    with (
+        joined() as ranks,
+        stop_event() as asked,
+        Session(settings, status, RlLearner(settings, ranks), stop or asked) as session,
+    ):
         if session.saved():
             session.start("", -1)
         elif first := wait_for_start(session):
@@ -44,8 +54,22 @@ def run(settings: Settings, status: Status, stop: threading.Event | None = None)
         session.idle()
 
 
+def follow(settings: Settings) -> None:
+    """The part of every rank but the first: train when rank 0 says so."""
+    with joined() as ranks:
+        RlLearner(settings, ranks).follow()
+
+
+class NoSuchVersion(Told, ValueError):
+    """settings.rl.start_version was never published; the text says which were."""
+
+
 def wait_for_start(session: Session) -> Weights | None:
-    """The version to begin from, once it is announced; None when told to stop first."""
+    """The version to begin from, once it is announced; None when told to stop first.
+
+    Raises:
+        NoSuchVersion: later versions are there, and this one is not.
+    """
     wanted = session.settings.rl.start_version
     session.status.set(waiting="the version that SFT hands over" if wanted < 0 else f"version {wanted}")
     versions = Versions(session.settings)
@@ -55,23 +79,71 @@ def wait_for_start(session: Session) -> Weights | None:
                 if row.version == wanted or (wanted < 0 and row.handover):
                     session.status.set(waiting="")
                     return row
+            there = [row.version for row in versions.all()]
+            if 0 <= wanted < max(there, default=0):
+                raise NoSuchVersion(f"rl.start_version = {wanted} was never published; there are {there}: take another")
             session.stop.wait(LOOK_S)
     finally:
         versions.close()
     return None
 
 
+class RlLearner(Learner):
+    """RL's model on this rank, and the reference policy where the objective needs one."""
+
+    def __init__(self, settings: Settings, ranks: Ranks) -> None:
+        super().__init__(settings, "rl", ranks)
+        section, size = settings.rl, settings.sample.group
+        most = section.groups // section.updates * size
+        told = f"rl.groups = {section.groups} in {section.updates} update(s) of sample.group = {size} give {most} rows"
+        self.check(most, told)
+        self.objective = section.parts()
+        if self.objective.normaliser == "constant" and not self.objective.constant_length:
+            length = settings.sample.max_tokens
+            self.objective = msgspec.structs.replace(self.objective, constant_length=length)
+        self.reference: Any = None
+
+    def load(self, base: str, path: Path | None = None) -> None:
+        """Also the reference, which the run began from."""
+        super().load(base, path)
+        if self.objective.kl and self.objective.kl_to == "reference":
+            self.reference = self.opened(base)
+
+    def free(self) -> None:
+        """Also the reference."""
+        self.reference = None
+        super().free()
+
+    def update(self, shares: Sequence[Sequence[Row]], lr: float) -> Learned:
+        """An optimizer step on each share that has rows; the loss is their mean, the sums are of all tokens."""
+        parts, settings, ranks = self.objective, self.settings.rl, self.ranks
+        # All of these before the first optimizer step: the proximal policy is the model as the step found it.
+        fixed: list[dict[str, dict[int, torch.Tensor]]] = [{} for _ in shares]
+        for rows, known in zip(shares, fixed, strict=True):
+            if parts.proximal == "start" and settings.updates > 1:
+                known["proximal"] = cohort.logps(self.model, rows, settings, ranks)
+            if self.reference is not None:
+                known["reference"] = cohort.logps(self.reference, rows, settings, ranks)
+        losses: list[float] = []
+        norms: list[float] = []
+        sums: dict[str, float] = {}
+        for rows, known in zip(shares, fixed, strict=True):
+            if not rows:  # planned without rl.mask_overlong, trained with it
+                continue
+            loss, added = cohort.train(self.model, rows, parts, settings, known, ranks)
+            losses.append(loss)
+            norms.append(self.apply(loss, lr))
+            sums = {name: sums.get(name, 0.0) + value for name, value in added.items()}
+        return Learned(sum(losses) / max(len(losses), 1), max(norms, default=0.0), sums)
+
+
 class Rl:
     """The loop; `session` is started."""
 
     def __init__(self, session: Session) -> None:
+        assert isinstance(session.learner, RlLearner)
         self.session, self.settings = session, session.settings.rl
-        self.objective = self.settings.parts()
-        if self.objective.normaliser == "constant" and not self.objective.constant_length:
-            length = session.settings.sample.max_tokens
-            self.objective = msgspec.structs.replace(self.objective, constant_length=length)
-        anchored = self.objective.kl and self.objective.kl_to == "reference"
-        self.reference = policy.load(session.base) if anchored else None
+        self.objective = session.learner.objective
         seen = session.state.seen
         for key in session.refused():
             seen.setdefault(key, 1)
@@ -148,7 +220,8 @@ class Rl:
         session.plan([group.id for group in groups])
         step = session.state.step + 1
         lr = objectives.learning_rate(step, peak=self.settings.lr, warmup=self.settings.warmup, total=0)
-        loss, norm, sums = self.update(groups, lr)
+        shares = [cohort.rows(share, self.objective) for share in cohort.shares(groups, self.settings.updates)]
+        learned = session.learn(shares, lr, [group.id for group in groups])
         session.finish(
             TrainingStep(
                 id=f"{session.state.run}:{step}",
@@ -156,52 +229,26 @@ class Rl:
                 trainer="rl",
                 step=step,
                 version=session.state.version,
-                loss=loss,
+                loss=learned.loss,
                 lr=lr,
-                grad_norm=norm,
-                tokens=int(sums["tokens"]),
+                grad_norm=learned.norm,
+                tokens=int(learned.sums.get("tokens", 0)),
                 rows=[group.id for group in groups],
                 rollouts=sum(len(group.rollouts) for group in groups),
                 seconds=time.monotonic() - began,
                 table_version=self.intake.version,
                 objective=msgspec.json.encode(self.objective).decode(),
                 time=time.time(),
-                **cohort.describe(groups, sums, version=session.state.version),
+                **cohort.describe(groups, learned.sums, version=session.state.version),
             )
         )
         self.unsaved += 1
 
-    def update(self, groups: list[RewardGroup], lr: float) -> tuple[float, float, dict[str, float]]:
-        """The optimizer steps of one step: rl.updates of them, each on its share of the groups.
-
-        Returns:
-            The mean loss, the largest gradient norm, and the sums over all tokens.
-        """
-        model, parts, settings = self.session.model, self.objective, self.settings
-        shares = [cohort.rows(share, parts) for share in cohort.shares(groups, settings.updates)]
-        # All of these before the first optimizer step: the proximal policy is the model as the step found it.
-        fixed: list[dict[str, list[torch.Tensor]]] = [{} for _ in shares]
-        for rows, known in zip(shares, fixed, strict=True):
-            if parts.proximal == "start" and settings.updates > 1:
-                known["proximal"] = cohort.logps(model, rows, settings)
-            if self.reference is not None:
-                known["reference"] = cohort.logps(self.reference, rows, settings)
-        losses: list[float] = []
-        norms: list[float] = []
-        sums: dict[str, float] = {}
-        for rows, known in zip(shares, fixed, strict=True):
-            loss, added = cohort.train(model, rows, parts, settings, known)
-            norms.append(policy.apply_gradients(model, self.session.optimizer, lr=lr, clip=settings.grad_clip))
-            losses.append(loss)
-            sums = {name: sums.get(name, 0.0) + value for name, value in added.items()}
-        return sum(losses) / len(losses), max(norms), sums
-
     def publish_when_due(self) -> None:
-        """Checkpoint and publish every `publish_steps` steps and after the last one."""
-        state = self.session.state
-        if self.finished() or state.step - state.published_step >= self.settings.publish_steps:
+        """Checkpoint and publish every `publish_steps` steps or `publish_s` seconds, and after the last step."""
+        if self.finished() or self.session.due(self.settings.publish_steps, self.settings.publish_s):
             self.session.publish()
-            self.intake.commit(state.seen)
+            self.intake.commit(self.session.state.seen)
             self.unsaved, self.saved = 0, time.monotonic()
 
     def save(self) -> None:

@@ -22,7 +22,7 @@ from processors.adaptive import wilson
 from processors.answers import answer_key, rational, words
 from processors.chat import count_backtracks
 from processors.grading import Verdict
-from schemas.messages import Evaluation, Problem, Weights, content_id
+from schemas.messages import Answers, Evaluation, Problem, Weights, content_id
 from schemas.settings import EvaluateSection, Settings
 from trainers.samples import Sample
 
@@ -119,6 +119,38 @@ def summarize(answered: Sequence[Answered], weights: Weights, settings: Settings
     sources = sorted({one.problem.source for one in answered})
     groups = [(source, [one for one in answered if one.problem.source == source]) for source in sources]
     return [_row(source, group, weights, settings, seconds) for source, group in [*groups, (ALL, list(answered))]]
+
+
+def tell(answered: Sequence[Answered], weights: Weights, settings: Settings) -> list[Answers]:
+    """The answers themselves, a row a problem.
+
+    Args:
+        answered: as for summarize.
+        weights: whose responses they are.
+        settings: evaluate.
+    """
+    name = asked([(one.sample.draw, one.problem) for one in answered], settings.evaluate)
+    by_problem: dict[str, list[Answered]] = {}
+    for one in answered:
+        by_problem.setdefault(one.problem.id, []).append(one)
+    return [
+        Answers(
+            id=content_id("answers", name, weights.sha256, key),
+            asked=name,
+            policy=weights.policy,
+            version=weights.version,
+            sha=weights.sha256,
+            trainer=weights.trainer,
+            problem=group[0].problem,
+            texts=[one.sample.text for one in group],
+            verdicts=[one.verdict.outcome for one in group],
+            tokens=[one.sample.tokens for one in group],
+            backtracks=[count_backtracks(one.sample.text) for one in group],
+            finishes=[one.sample.finish for one in group],
+            time=time.time(),
+        )
+        for key, group in by_problem.items()
+    ]
 
 
 def _row(source: str, group: Sequence[Answered], weights: Weights, settings: Settings, seconds: float) -> Evaluation:

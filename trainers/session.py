@@ -9,19 +9,21 @@ import fcntl
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, Self
+from typing import IO, Self
 
 from processors.dataset import Datasets
 from processors.status import Status
 from schemas.errors import Told
 from schemas.messages import TrainingStep, Weights
-from schemas.settings import RlSection, Settings, SftSection
+from schemas.settings import Settings
 from trainers import checkpoint, weights
-from trainers import model as policy
 from trainers.journal import Journal, Planned
+from trainers.learner import Learned, Learner
 from trainers.outbox import Outbox, announced
+from trainers.packing import Row
 
 CONFIRM_S = 5.0
 
@@ -30,25 +32,31 @@ class TrainerBusy(Told, RuntimeError):
     """Another process trains this run; the text says which."""
 
 
+class Diverged(Told, FloatingPointError):
+    """A step's loss or gradient is not finite; the text names its rows and says what to do."""
+
+
+class WeightsGone(Told, FileNotFoundError):
+    """A directory of weights that a run begins from is not there; the text says whose and what to do."""
+
+
 class Session:
     """One run of one trainer in a data directory. Use as a context manager.
 
     Args:
         settings: all of them.
         status: what the panel shows.
-        trainer: 'sft' or 'rl'; also the run's name.
+        learner: rank 0's model; its trainer, 'sft' or 'rl', is also the run's name.
         stop: set it to end the run.
 
     Raises:
         TrainerBusy: when another process has this run.
     """
 
-    def __init__(
-        self, settings: Settings, status: Status, trainer: Literal["sft", "rl"], stop: threading.Event
-    ) -> None:
-        self.settings, self.status, self.trainer, self.stop = settings, status, trainer, stop
-        self.section: SftSection | RlSection = settings.sft if trainer == "sft" else settings.rl
-        self.root = Path(settings.factory.data) / "checkpoints" / trainer
+    def __init__(self, settings: Settings, status: Status, learner: Learner, stop: threading.Event) -> None:
+        self.settings, self.status, self.learner, self.stop = settings, status, learner, stop
+        self.trainer = learner.trainer
+        self.root = Path(settings.factory.data) / "checkpoints" / self.trainer
         self.root.mkdir(parents=True, exist_ok=True)
         self._lock = self._acquire()
         self.datasets = Datasets(Path(settings.factory.data) / "datasets")
@@ -56,7 +64,7 @@ class Session:
         self.outbox = Outbox(settings, self.datasets)
         self.journal = Journal(self.root / "plan.jsonl")
         self.replay: deque[Planned] = deque()
-        self._confirmed = time.monotonic()
+        self._confirmed = self.published = time.monotonic()
 
     def _acquire(self) -> IO[bytes]:
         lock = (self.root / "lock").open("wb")
@@ -70,6 +78,7 @@ class Session:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.learner.free()
         self.outbox.close()
         self.journal.close()
         self._lock.close()
@@ -84,23 +93,34 @@ class Session:
         return found[-1] if found else None
 
     def start(self, base: str, version: int) -> None:
-        """Begin from the newest checkpoint, or else from a model directory that was announced as `version`."""
-        policy.prepare(self.section.threads, self.settings.factory.seed)
+        """Begin from the newest checkpoint, or else from a model directory that was announced as `version`.
+
+        Raises:
+            WeightsGone: that directory is not there.
+        """
         path = self.saved()
         self.state = (
             checkpoint.peek(path)
             if path
             else checkpoint.State(run=self.trainer, trainer=self.trainer, base=base, version=version)
         )
-        self.base = weights.directory(self.state.base)
-        self.model: Any = policy.load(self.base)
-        self.optimizer: Any = policy.optimizer(self.model, lr=self.section.lr, weight_decay=self.section.weight_decay)
+        self.base = self._base(path)
+        self.learner.load(str(self.base), path)
         if path:
-            checkpoint.restore(path, self.model, self.optimizer)
             self.outbox.restore(self.state.outgoing)
             self._announce_again()
         self.replay.extend(self.journal.after(self.state.step))
         self.status.set(version=self.state.version, step=self.state.step)
+
+    def _base(self, path: Path | None) -> Path:
+        base = self.state.base
+        if Path(base).is_absolute() and not (Path(base) / "config.json").is_file():
+            why = f"the checkpoint {path} began from them" if path else f"version {self.state.version} is to lie there"
+            raise WeightsGone(
+                f"{base}: these weights are gone, and {why}: put the directory back, or begin anew from other weights "
+                "(policy.path, rl.start_version) with another --data"
+            )
+        return weights.directory(base)
 
     def _announce_again(self) -> None:
         """A version that was saved and not announced before a crash is announced now."""
@@ -111,6 +131,23 @@ class Session:
     def plan(self, rows: list[str]) -> None:
         """Make the rows of the next step durable."""
         self.journal.append(self.state.step + 1, rows)
+
+    def learn(self, shares: Sequence[Sequence[Row]], lr: float, keys: Sequence[str]) -> Learned:
+        """Train on rows, whose ids (SFT) or groups' ids (RL) were planned as `keys`.
+
+        Raises:
+            Diverged: the loss or the gradient is not finite. The step is not planned any more.
+        """
+        try:
+            return self.learner.learn(shares, lr)
+        except FloatingPointError as error:
+            step, last = self.state.step + 1, self.saved()
+            self.journal.drop(step)
+            kept = f"the checkpoint {last} is as it was" if last else "nothing was trained before it"
+            raise Diverged(
+                f"step {step} of {self.trainer} cannot be taken: {error}; nothing was published and {kept}. Lower "
+                f"{self.trainer}.lr or leave out what is wrong in its rows, then start again: {', '.join(keys)}"
+            ) from error
 
     def finish(self, message: TrainingStep) -> None:
         """Count a step that was done and tell of it."""
@@ -125,7 +162,7 @@ class Session:
         """A checkpoint of everything up to now."""
         self.outbox.flush()
         self.state.outgoing = self.outbox.unseen()
-        checkpoint.save(self.root, self.state, self.model, self.optimizer)
+        self.learner.save(self.root, self.state)
 
     def publish(self, *, handover: bool = False) -> None:
         """Checkpoint under the next version, then write and announce it."""
@@ -134,6 +171,13 @@ class Session:
         state.published_step, state.handover = state.step, handover
         self.save()
         self._announce()
+        self.published = time.monotonic()
+
+    def due(self, steps: int, seconds: float) -> bool:
+        """Whether a version is due that is published every so many steps and (0: no matter) seconds."""
+        new = self.state.step - self.state.published_step
+        late = bool(seconds) and time.monotonic() - self.published >= seconds
+        return new >= steps or (new > 0 and late)
 
     def _announce(self) -> None:
         state = self.state
@@ -146,7 +190,8 @@ class Session:
             data=self.data(),
             handover=state.handover,
         )
-        self.outbox.send(weights.publish(self.settings, self.model, self.base, publication))
+        self.learner.gather()
+        self.outbox.send(weights.publish(self.settings, self.learner.model, self.base, publication))
         self.outbox.flush()
         self.status.set(version=state.version)
 
@@ -170,6 +215,6 @@ class Session:
 
     def idle(self) -> None:
         """Nothing more to train: free the model, see the last messages into their tables until told to stop."""
-        self.model = self.optimizer = None
+        self.learner.free()
         while not self.stop.wait(0.5):
             self.confirm()

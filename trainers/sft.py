@@ -4,43 +4,56 @@ Waits for enough rows, then takes one batch after the other, publishes a version
 `hand_over_steps` publishes its last one, from which RL goes on. See session.py for what a crash costs: nothing twice.
 """
 
+import sys
 import threading
 import time
 from collections import deque
 from typing import Any
 
+import msgspec
+
 from processors import chat
+from processors.chat import BadPolicy, first_line
 from processors.dataset import NoDatasets
 from processors.status import Status
 from processors.stopping import stop_event
 from processors.versions import Versions, ensure_base
+from producers.sources.held_out import Reserved
 from schemas.errors import Told
-from schemas.messages import Filtered, TrainingStep, content_id
+from schemas.messages import Filtered, Problem, TrainingStep, content_id
 from schemas.settings import Settings
-from trainers import model as policy
 from trainers import objectives
-from trainers.packing import Row, pack
+from trainers.packing import Row
 from trainers.pool import Pool
+from trainers.ranks import joined
 from trainers.session import Session
+from trainers.supervised import SftLearner
 
 REFRESH_S = 2.0
 BUSY_REFRESH_S = 8.0
 TRAINING_SET = """
-SELECT CAST(id AS VARCHAR) AS id, problem.question AS question, text, problem.source AS source,
-       problem.difficulty AS difficulty
-FROM ({sql}
+SELECT CAST(id AS VARCHAR) AS id, problem, text FROM ({sql}
 ) WHERE CAST(id AS VARCHAR) NOT IN (SELECT unnest(?::VARCHAR[])) ORDER BY 1
 """
 """The new rows of the user's own query."""
+COLUMNS = "sft.sql must give the columns id, problem and text as the tables have them (select * from examples)"
 
 
 class BadQuery(Told, ValueError):
     """settings.sft.sql does not give a training set; the text says what is missing."""
 
 
+class TooLong(Told, ValueError):
+    """settings.sft.max_len is more than the model can read."""
+
+
 def run(settings: Settings, status: Status, stop: threading.Event | None = None) -> None:
     """Train until the hand-over, then idle; returns when told to stop (SIGTERM, SIGINT or `stop`)."""
-    with stop_event() as asked, Session(settings, status, "sft", stop or asked) as session:
+    with (
+        joined() as ranks,
+        stop_event() as asked,
+        Session(settings, status, SftLearner(settings, ranks), stop or asked) as session,
+    ):
         versions = Versions(settings)
         base = ensure_base(settings, versions)
         versions.close()
@@ -50,23 +63,48 @@ def run(settings: Settings, status: Status, stop: threading.Event | None = None)
         session.idle()
 
 
+def follow(settings: Settings) -> None:
+    """The part of every rank but the first: train when rank 0 says so."""
+    with joined() as ranks:
+        SftLearner(settings, ranks).follow()
+
+
 def taken_over(session: Session) -> bool:
     """Whether SFT's last version is out (also when the checkpoint that says so was deleted)."""
     return session.state.handover or any(row.handover or row.trainer == "rl" for row in session.announced().values())
 
 
 class Sft:
-    """The loop; `session` is started."""
+    """The loop; `session` is started.
+
+    Raises:
+        BadQuery: there is no query.
+        BadPolicy: the tokenizer cannot end a response.
+        TooLong: max_len does not fit the model.
+    """
 
     def __init__(self, session: Session) -> None:
         self.session, self.settings = session, session.settings.sft
         self.chat = chat.Chat(str(session.base), session.settings.policy)
+        self.check()
+        self.reserved: Reserved | None = None
         self.pool = Pool(session.settings.factory.seed, self.settings.epochs, session.state.seen)
         self.refused = session.refused()
         self.versions: dict[str, int] = {}
         self.hungry = True
         now = time.monotonic()
-        self.refreshed, self.grown, self.stepped, self.published = 0.0, now, now, now
+        self.refreshed, self.grown, self.stepped = 0.0, now, now
+        self.said = False
+
+    def check(self) -> None:
+        """Refuse what could not work before anything is trained."""
+        if not self.sql:
+            raise BadQuery(f"sft.sql is empty: {COLUMNS}")
+        if self.chat.tokenizer.eos_token_id is None:
+            raise BadPolicy(f"{self.session.base}: its tokenizer has no eos_token: name one in tokenizer_config.json")
+        most = getattr(self.session.learner.model.config.get_text_config(), "max_position_embeddings", None)
+        if most and self.settings.max_len > most:
+            raise TooLong(f"sft.max_len = {self.settings.max_len}, and the model reads {most} tokens: set it to {most}")
 
     def loop(self) -> None:
         """Steps until stopped or handed over."""
@@ -81,8 +119,18 @@ class Sft:
             if self.due(waiting=not batch):
                 return
             if not batch:
-                session.stop.wait(0.2)
+                self.wait()
         session.save()
+
+    def wait(self) -> None:
+        """Wait a moment for rows, and say what for."""
+        there, wanted = len(self.pool.rows), self.settings.min_examples
+        short = f"{there} rows to train on, {len(self.refused)} filtered; sft.min_examples = {wanted}"
+        self.session.status.set(waiting=short if there < wanted else "new rows")
+        if there < wanted and not self.said and time.monotonic() - self.grown > self.settings.patience_s:
+            self.said = True
+            print(f"factory: sft waits: sft.sql gives {short}. Is this its query? {self.sql}", file=sys.stderr)
+        self.session.stop.wait(0.2)
 
     def next_batch(self) -> list[str]:
         """The ids to train on now: those a crash interrupted first, then drawn ones; empty = wait for rows."""
@@ -91,7 +139,8 @@ class Sft:
             rows: list[str] = replay.popleft().rows
             if missing := [key for key in rows if key not in self.pool.rows]:
                 raise BadQuery(
-                    f"row {missing[0]} of an interrupted step is not in the training set any more: {self.sql}"
+                    f"row {missing[0]} of an interrupted step is not in the training set any more: let sft.sql give it "
+                    f"until that step is done, or begin anew with another --data; it is {self.sql}"
                 )
             return rows
         if len(self.pool.rows) < self.settings.min_examples:
@@ -119,11 +168,11 @@ class Sft:
             self.session.state.table_version = versions.get("examples", -1)
             for row in self.query():
                 self.take(row)
-            self.session.status.set(rows=len(self.pool.rows))
+            self.session.status.set(rows=len(self.pool.rows), waiting="")
         self.refreshed = time.monotonic()
 
     def query(self) -> list[dict[str, Any]]:
-        """The rows of the training set that are new: id, question, text, source, difficulty, oldest id first.
+        """The rows of the training set that are new: id, problem, text; the smallest id first.
 
         Raises:
             BadQuery: when the query fails or lacks a column.
@@ -137,27 +186,41 @@ class Sft:
                 names = [column[0] for column in found.description or ()]
                 return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
             except duckdb.Error as error:
-                raise BadQuery(f"sft.sql must give the columns id, problem and text: {error}") from error
+                raise BadQuery(f"{COLUMNS}: {first_line(error)}") from error
 
     def take(self, row: dict[str, Any]) -> None:
-        """Tokenise a row into the pool; one that is longer than max_len is filtered, never silently."""
-        prompt = self.chat.prompt_ids(row["question"])
-        ids = [*prompt, *self.chat.encode(row["text"]), self.chat.eos_id]
-        if len(ids) <= self.settings.max_len:
+        """Tokenise a row into the pool; one that is too long, or that the evaluation asks, is filtered with the reason.
+
+        Raises:
+            BadQuery: its columns are not what the tables have.
+        """
+        try:
+            problem, text = msgspec.convert(row["problem"], Problem), msgspec.convert(row["text"], str)
+        except msgspec.ValidationError as error:
+            raise BadQuery(f"{COLUMNS}; in row {row['id']}: {error}") from error
+        self.reserved = self.reserved or Reserved(self.session.settings)
+        prompt = self.chat.prompt_ids(problem.question)
+        ids = [*prompt, *self.chat.encode(text), self.chat.eos_id]
+        why = "too_long" if len(ids) > self.settings.max_len else self.reserved.why(problem)
+        if why:
+            self.refuse(row["id"], problem, why, len(ids))
+        else:
             self.pool.add(row["id"], Row(ids, len(prompt) if self.settings.loss_on == "response" else 1))
             self.grown = time.monotonic()
-            return
-        self.refused.add(row["id"])
+
+    def refuse(self, key: str, problem: Problem, why: str, tokens: int) -> None:
+        """Leave a row out, in words."""
+        self.refused.add(key)
         self.session.outbox.send(
             Filtered(
-                id=content_id("sft", row["id"], "too_long"),
+                id=content_id("sft", key, why),
                 stage="sft",
                 input_topic="examples",
-                input_id=row["id"],
-                why="too_long",
-                tokens=len(ids),
-                source=row["source"],
-                difficulty=row["difficulty"],
+                input_id=key,
+                why=why,
+                tokens=tokens,
+                source=problem.source,
+                difficulty=problem.difficulty,
                 time=time.time(),
             )
         )
@@ -167,11 +230,9 @@ class Sft:
         session, began = self.session, time.monotonic()
         session.plan(keys)
         rows = [self.pool.rows[key] for key in keys]
-        total = sum(row.trained for row in rows)
         step = session.state.step + 1
         lr = self.rate(step)
-        loss = train(session.model, rows, budget=self.settings.batch_tokens, total=total, dtype=self.settings.dtype)
-        norm = policy.apply_gradients(session.model, session.optimizer, lr=lr, clip=self.settings.grad_clip)
+        learned = session.learn([rows], lr, keys)
         self.pool.trained(keys)
         self.stepped = time.monotonic()
         session.finish(
@@ -181,10 +242,10 @@ class Sft:
                 trainer="sft",
                 step=step,
                 version=session.state.version,
-                loss=loss,
+                loss=learned.loss,
                 lr=lr,
-                grad_norm=norm,
-                tokens=total,
+                grad_norm=learned.norm,
+                tokens=sum(row.trained for row in rows),
                 rows=keys,
                 seconds=self.stepped - began,
                 table_version=session.state.table_version,
@@ -200,14 +261,10 @@ class Sft:
 
     def due(self, *, waiting: bool) -> bool:
         """Publish what is due; True when that was the last version."""
-        state, now = self.session.state, time.monotonic()
-        steps = state.step - state.published_step
         last = self.last(waiting=waiting)
-        late = bool(self.settings.publish_s) and now - self.published >= self.settings.publish_s
-        starved = waiting and now - max(self.stepped, self.grown) > self.settings.patience_s
-        if last or (steps and (steps >= self.settings.publish_steps or late or starved)):
+        starved = waiting and time.monotonic() - max(self.stepped, self.grown) > self.settings.patience_s
+        if last or self.session.due(1 if starved else self.settings.publish_steps, self.settings.publish_s):
             self.session.publish(handover=last)
-            self.published = time.monotonic()
         return last
 
     def last(self, *, waiting: bool) -> bool:
@@ -217,15 +274,3 @@ class Sft:
         idle = self.settings.hand_over_idle_s
         starved = waiting and bool(idle) and time.monotonic() - max(self.stepped, self.grown) > idle
         return starved or 0 < self.settings.hand_over_steps <= self.session.state.step
-
-
-def train(model: Any, rows: list[Row], *, budget: int, total: int, dtype: str) -> float:  # noqa: ANN401
-    """Accumulate the gradient of the mean next-token loss over `total` trained tokens; returns the loss (nats)."""
-    loss = 0.0
-    for batch in pack(rows, budget):
-        here = batch.to(model.device)
-        logp, _ = policy.token_logp(policy.forward(model, here, dtype=dtype), here.targets)
-        part = objectives.next_token_loss(logp, total)
-        part.backward()  # type: ignore[no-untyped-call]
-        loss += float(part.detach())
-    return loss

@@ -117,7 +117,7 @@ def dtype_of(base: Path) -> torch.dtype:
 
 def save(model: Any, target: Path, dtype: torch.dtype) -> None:  # noqa: ANN401
     """Write model.safetensors: every parameter once (a tied head is its embedding), rounded to `dtype`."""
-    tensors = {name: p.detach().to("cpu", dtype).contiguous() for name, p in model.named_parameters()}
+    tensors = {name: policy.whole(p).to("cpu", dtype).contiguous() for name, p in model.named_parameters()}
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
 
 

@@ -1,7 +1,8 @@
 """From a row of somebody's file to a question and an answer: by a mapping in the settings, or one known by its fields.
 
 Known without being told: GSM8K (question; answer = solution, then '#### number') and MATH-500 (problem, answer in
-LaTeX, level), and whatever has `question` or `problem` beside `answer`.
+LaTeX, level), and whatever has `question` or `problem` beside `answer`; a row of it may name its own `grader` and bring
+that one's `metadata`.
 """
 
 import difflib
@@ -93,13 +94,14 @@ def read(row: object, wanted: Fields) -> Mapped:
         answer = answer.rpartition(GSM8K_MARK)[2].strip().replace(",", "")
     if not answer:
         raise Unmapped("missing answer", f"no {wanted.answer or 'answer'} in it")
+    own = row.get("grader") if not wanted.grader and row.get("grader") in get_args(Grader) else None
     level = _first(row, [wanted.difficulty] if wanted.difficulty else _DIFFICULTIES)
     return Mapped(
         question=question,
         answer=answer,
-        grader=wanted.grader or ("numeric" if gsm8k else "math"),  # type: ignore[arg-type] # checked by fields()
+        grader=wanted.grader or own or ("numeric" if gsm8k else "math"),  # type: ignore[arg-type] # checked above
         difficulty=as_number(level),
-        metadata=as_text(row.get(wanted.metadata)) if wanted.metadata else "",
+        metadata=as_text(row.get(wanted.metadata or "metadata")) if wanted.metadata or own else "",
     )
 
 

@@ -29,10 +29,21 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["sql", "select 1"], "factory up"),
         (["show", "tree", "feed"], "factory up"),
         (["policy", "fetch", "gpt9"], "smollm2"),
+        (["up", "--set", 'factory.stages=["serch"]'], "did you mean 'search'"),
+        (["reproduce", "--scale", "huge"], "smoke, laptop, gpu, lab"),
+        (["reproduce", "--arms", "base,astra"], "base, direct, best_of_n, astro"),
+        (["reproduce", "--ablation", "k=9"], "k=4"),
+        (["reproduce", "--ablation", "no-votes"], "search.votes"),
+        (["reproduce", "--scale", "gpu"], "--policy"),
+        (["reproduce", "--seeds", "one"], "0,1,2"),
+        (["reproduce", "--set", "rl.max_step=3"], "did you mean 'max_steps'"),
+        (["reproduce", "--out", "a-file/x"], "choose another directory"),
+        (["reproduce", "--report-only", "--out", "empty"], "no plan.json"),
     ],
 )
 def test_a_mistake_gets_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], said: str) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "a-file").touch()
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert said in done.stderr

@@ -19,3 +19,12 @@ def test_linearize_shares_the_engine_of_the_search_where_the_model_rewrites(make
     assert [stage for stage in STAGES if generates(stage, settings)] == [
         *ENGINE_STAGES, *(["linearize"] if rewriter == "model" else []),
     ]  # fmt: skip
+
+
+def test_only_the_stages_asked_for_are_started(make_settings) -> None:
+    settings = make_settings("factory.workers=shared", 'factory.stages=["sink", "verify", "sample", "rl"]')
+    assert [(spec.name, spec.stages) for spec in plan(settings)] == [
+        ("sink", ("sink",)), ("engine", ("sample",)), ("words", ("verify",)), ("rl", ("rl",)),
+    ]  # fmt: skip
+    words = make_settings("factory.workers=separate", 'factory.stages=["linearize"]')
+    assert [spec.arguments for spec in plan(words)] == [("host", "linearize")]

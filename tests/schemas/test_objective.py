@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from schemas.load import BadSettings, load
 from schemas.objective import PRESETS, Objective
-from schemas.settings import RlSection
+from schemas.training_settings import RlSection
 
 
 def test_nothing_set_is_the_preset() -> None:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers import checkpoint, model, sft
+from trainers import checkpoint, model, supervised
 from trainers.checkpoint import Outgoing, State
 from trainers.journal import Journal
 from trainers.packing import Row
@@ -24,12 +24,16 @@ def rows(step):
 
 
 def train(policy, opt, step) -> tuple[float, float]:
-    loss = sft.train(policy, rows(step), budget=40, total=28, dtype="float32")
+    loss = supervised.train(policy, rows(step), budget=40, total=28, dtype="float32")
     return loss, model.apply_gradients(policy, opt, lr=1e-3, clip=1.0)
 
 
 def state(**fields) -> State:
     return State(run="sft", trainer="sft", base="b", version=0, **fields)
+
+
+def saved(root, kept, policy, opt):
+    return checkpoint.save(root, kept, lambda directory: checkpoint.write(directory, policy, opt))
 
 
 def test_a_resumed_curve_is_the_uninterrupted_one(llama, tmp_path) -> None:
@@ -38,7 +42,7 @@ def test_a_resumed_curve_is_the_uninterrupted_one(llama, tmp_path) -> None:
 
     first, opt = fresh(llama())
     curve = [train(first, opt, step) for step in range(3)]
-    checkpoint.save(tmp_path, state(step=3), first, opt)
+    saved(tmp_path, state(step=3), first, opt)
     second, opt = fresh(llama())
     torch.rand(7)  # a resume restores the random state whatever happened before
     checkpoint.restore(checkpoint.found(tmp_path)[-1], second, opt)
@@ -50,7 +54,7 @@ def test_a_resumed_curve_is_the_uninterrupted_one(llama, tmp_path) -> None:
 
 def test_the_random_state_comes_back(llama, tmp_path) -> None:
     policy, opt = fresh(llama())
-    path = checkpoint.save(tmp_path, state(), policy, opt)
+    path = saved(tmp_path, state(), policy, opt)
     wanted = torch.rand(3)
     checkpoint.restore(path, policy, opt)
     assert torch.equal(torch.rand(3), wanted)
@@ -63,7 +67,7 @@ def test_the_state_comes_back_and_only_two_are_kept(llama, tmp_path) -> None:
     )
     for step in (2, 10, 9, 11, 11):
         kept.step = step
-        path = checkpoint.save(tmp_path, kept, policy, opt)
+        path = saved(tmp_path, kept, policy, opt)
     assert [p.name for p in checkpoint.found(tmp_path)] == ["step-0000011.4", "step-0000011.5"]
     back = checkpoint.peek(path)
     assert bytes(back.outgoing[0].body).replace(b" ", b"").replace(b"\n", b"") == b'{"a":1}'
@@ -75,7 +79,7 @@ def test_the_state_comes_back_and_only_two_are_kept(llama, tmp_path) -> None:
 def test_a_crash_while_saving_leaves_the_one_before(llama, tmp_path, monkeypatch, point) -> None:
     policy, opt = fresh(llama())
     train(policy, opt, 0)
-    good = checkpoint.save(tmp_path, state(step=1), policy, opt)
+    good = saved(tmp_path, state(step=1), policy, opt)
 
     def crash(*_args, **_kwargs):
         raise KeyboardInterrupt
@@ -83,15 +87,15 @@ def test_a_crash_while_saving_leaves_the_one_before(llama, tmp_path, monkeypatch
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, point, crash)
         with pytest.raises(KeyboardInterrupt):
-            checkpoint.save(tmp_path, state(step=2), policy, opt)
+            saved(tmp_path, state(step=2), policy, opt)
     assert checkpoint.found(tmp_path) == [good]
-    checkpoint.save(tmp_path, state(step=2), policy, opt)  # what the crash left is not in the way
+    saved(tmp_path, state(step=2), policy, opt)  # what the crash left is not in the way
     assert len(checkpoint.found(tmp_path)) == 2
 
 
 def test_a_checkpoint_of_another_model_is_refused(llama, tmp_path) -> None:
     policy, opt = fresh(llama())
-    path = checkpoint.save(tmp_path, state(), policy, opt)
+    path = saved(tmp_path, state(), policy, opt)
     with pytest.raises(ValueError, match=r"policy\.path"):
         checkpoint.restore(path, torch.nn.Linear(2, 2), opt)
 

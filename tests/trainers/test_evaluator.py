@@ -16,12 +16,12 @@ from processors.policy import open_engine
 from processors.status import Status
 from processors.versions import Versions, ensure_base, weights_sha
 from producers.sources.held_out import held_out
-from schemas.messages import Evaluation, Filtered
+from schemas.messages import Answers, Evaluation, Filtered
 from schemas.settings import Settings
 from trainers import evaluator
 from trainers.evaluator import pick
 from trainers.samples import Log, draws
-from trainers.scores import ALL, summarize
+from trainers.scores import ALL, summarize, tell
 
 
 def test_the_newest_and_the_oldest_take_turns():
@@ -38,9 +38,15 @@ def test_a_version_is_done_when_it_is_whole_or_given_up(settings, send_all):
         one = answered(source, number, "1")
         return summarize([one], weights(version, policy=policy), settings, 1.0)[-1 if source == ALL else 0]
 
+    def told(version: int, policy: str = "policy") -> Answers:
+        return tell([answered(ALL, 1, "1")], weights(version, policy=policy), settings)[0]
+
     given_up = evaluator._given_up(weights(4), ValueError("gone"))
     whole = row(1, ALL)
-    send_all(whole, row(2, "easy"), row(3, ALL, policy="other"), row(5, ALL, number=2), given_up)
+    assert told(1).asked == whole.asked
+    answers = [told(1), told(1), told(2), told(3, "other")]
+    rows = [row(2, "easy"), row(3, ALL, policy="other"), row(5, ALL, number=2), row(6, ALL)]
+    send_all(*answers, whole, *rows, given_up)
     assert evaluator.done_before(settings, whole.asked) == {(1, "sha1"), (4, "sha4")}
     assert evaluator.done_before(settings, "other problems, samples or limits") == {(4, "sha4")}
 
@@ -82,6 +88,12 @@ async def test_every_version_is_evaluated_once_and_a_bad_one_is_a_row_that_says_
     rows, given_up = factory.topic(Evaluation), factory.topic(Filtered)
     sources = sorted({row.source for row in rows} - {ALL})
     assert len(sources) == 2
+    answers = factory.topic(Answers)
+    assert Counter((row.version, row.sha) for row in answers) == {(w.version, w.sha256): 6 for w in (base, first)}
+    for total in (row for row in rows if row.source == ALL):
+        mine = [row for row in answers if (row.version, row.asked) == (total.version, total.asked)]
+        assert sum(row.verdicts.count("correct") for row in mine) / 6 == pytest.approx(total.pass_at_1)
+        assert sum(row.tokens[0] for row in mine) / 6 == pytest.approx(total.tokens)
     assert Counter((row.version, row.sha, row.source) for row in rows) == {
         (w.version, w.sha256, source): 1 for w in (base, first) for source in [*sources, ALL]
     }
@@ -94,10 +106,14 @@ async def test_every_version_is_evaluated_once_and_a_bad_one_is_a_row_that_says_
     made = engine.stats().tokens
     await evaluate_all(settings, engine, versions)  # a restart that reads the topic
     factory.start()
-    until(lambda: len(factory.rows(Evaluation)) == 6 and len(factory.rows(Filtered)) == 2)
+    until(lambda: [len(factory.rows(kind)) for kind in (Evaluation, Answers, Filtered)] == [6, 12, 2])
     await evaluate_all(settings, engine, versions)  # and one that reads the tables
     assert (len(factory.topic(Evaluation)), len(factory.topic(Filtered))) == (6, 2)
     assert engine.stats().tokens == made
+
+    unwanted = factory_settings("evaluate.problems=1", "evaluate.versions=[2,7]", "sink.flush_s=0.2")
+    await evaluate_all(unwanted, engine, versions)
+    assert len(factory.topic(Evaluation)) == 6, "of the versions asked for, one was given up and one is not there"
 
     late = weights(4, weights_sha(tiny), path=str(tiny), time=time.time())
     factory.send(late)

@@ -106,7 +106,7 @@ def test_fixed_log_probs_stand_for_the_policies_they_were_taken_from(llama) -> N
     parts = change(GRPO, kl=0.5, kl_to="reference")
     rows, settings = groups.rows(made, parts), RlSection(batch_tokens=30)
     start = groups.logps(policy, rows, settings)
-    assert [len(values) for values in start] == [row.trained for row in rows]
+    assert [len(start[at]) for at in range(len(rows))] == [row.trained for row in rows]
     fixed = {"proximal": start, "reference": start}
     same = groups.train(policy, rows, parts, settings, fixed)
     plain = groups.train(policy, rows, GRPO, settings)

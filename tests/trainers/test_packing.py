@@ -1,3 +1,6 @@
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -39,15 +42,18 @@ def documents(draw):
     return rows
 
 
+@pytest.mark.parametrize("world", [1, 3])
 @given(documents(), st.integers(1, 200))
-def test_every_trained_token_is_packed_once_with_what_belongs_to_it(rows, budget) -> None:
-    batches = pack(rows, budget)
+def test_every_trained_token_is_padded_once_with_what_belongs_to_it(world, rows, budget) -> None:
+    every = [pack(rows, budget, rank=rank, world=world) for rank in range(world)]
+    assert len({len(batches) for batches in every}) == 1, "every rank has as many"
+    batches = [batch for some in every for batch in some]
     assert sorted(i for batch in batches for i in batch.rows) == [i for i, row in enumerate(rows) if row.trained]
     for batch in batches:
         height, width = batch.input_ids.shape
         assert height * width <= budget or height == 1
         for line, index in enumerate(batch.rows):
-            row, mine = rows[index], batch.at_row == line
+            row, mine = rows[index], batch.sequence == line
             assert batch.input_ids[line, : len(row.ids)].tolist() == list(row.ids)
             assert batch.targets[mine].tolist() == list(row.ids[row.loss_from :])
             assert (batch.at_col[mine] + 1).tolist() == list(range(row.loss_from, len(row.ids)))
@@ -55,26 +61,62 @@ def test_every_trained_token_is_packed_once_with_what_belongs_to_it(rows, budget
             assert batch.behaviour[mine].tolist() == pytest.approx(list(row.behaviour))
 
 
+@pytest.mark.parametrize("world", [1, 3])
+@given(documents(), st.integers(1, 200))
+def test_every_trained_token_is_packed_once_with_what_belongs_to_it(world, rows, budget) -> None:
+    every = [pack(rows, budget, "packed", rank=rank, world=world) for rank in range(world)]
+    assert len({len(batches) for batches in every}) == 1
+    batches = [batch for some in every for batch in some if batch.rows]
+    assert sorted(i for batch in batches for i in batch.rows) == [i for i, row in enumerate(rows) if row.trained]
+    for batch in batches:
+        assert batch.input_ids.shape[1] <= budget or len(batch.rows) == 1
+        begins = (batch.positions[0] == 0).nonzero()[:, 0].tolist()
+        documents = [part.tolist() for part in batch.input_ids[0].tensor_split(begins[1:])]
+        assert documents == [list(rows[index].ids) for index in batch.rows]
+        for line, index in enumerate(batch.rows):
+            row, mine = rows[index], batch.sequence == line
+            assert batch.targets[mine].tolist() == list(row.ids[row.loss_from :])
+            assert (batch.at_col[mine] + 1 - begins[line]).tolist() == list(range(row.loss_from, len(row.ids)))
+            assert batch.behaviour[mine].tolist() == pytest.approx(list(row.behaviour))
+    if world == 1:
+        widths = [batch.input_ids.shape[1] for batch in batches]
+        assert all(a + b > budget for a, b in pairwise(widths)), "no two would fit into one"
+
+
+@pytest.mark.parametrize("how", ["padded", "packed"])
 @settings(max_examples=25, deadline=None)
 @given(documents(), st.integers(30, 200))
-def test_a_row_scores_the_same_in_company_as_alone(model, rows, budget) -> None:
-    for batch in pack(rows, budget):
+def test_a_row_scores_the_same_in_company_as_alone(model, how, rows, budget) -> None:
+    for batch in pack(rows, budget, how):
         with torch.no_grad():
             together, _ = token_logp(forward(model, batch), batch.targets)
             for line, index in enumerate(batch.rows):
                 row = rows[index]
                 logits = model(input_ids=torch.tensor([list(row.ids)])).logits[0]
                 alone = torch.log_softmax(logits, -1)[range(len(row.ids) - 1), list(row.ids[1:])]
-                mine = together[batch.at_row == line]
+                mine = together[batch.sequence == line]
                 torch.testing.assert_close(mine, alone[row.loss_from - 1 :], atol=2e-5, rtol=1e-5)
 
 
-def test_neighbours_have_no_gradient_on_each_other(model) -> None:
+def test_a_packed_document_cannot_change_its_neighbours(model) -> None:
+    rows = [Row([1, 2, 3, 4, 5, 6]), Row([7, 8, 9, 10]), Row([11, 12])]
+    (batch,) = pack(rows, 100, "packed")
+    other = replace(batch, input_ids=batch.input_ids.clone())
+    other.input_ids[0, 6:10] = torch.tensor([20, 21, 22, 23])
+    with torch.no_grad():
+        before, after = (forward(model, one) for one in (batch, other))
+    changed = batch.sequence == 1
+    assert torch.equal(before[~changed], after[~changed])
+    assert not torch.isclose(before[changed], after[changed]).all(-1).any()
+
+
+@pytest.mark.parametrize("how", ["padded", "packed"])
+def test_neighbours_have_no_gradient_on_each_other(model, how) -> None:
     rows = [Row([1, 2, 3, 4, 5]), Row([6, 7, 8])]
-    (batch,) = pack(rows, 100)
+    (batch,) = pack(rows, 100, how)
     logp, _ = token_logp(forward(model, batch), batch.targets)
     model.zero_grad()
-    logp[batch.at_row == 0].sum().backward()
+    logp[batch.sequence == 0].sum().backward()
     inside = model.model.layers[0].self_attn.v_proj.weight.grad.clone()
     (alone,) = pack(rows[:1], 100)
     model.zero_grad()

@@ -110,11 +110,19 @@ def test_two_processes_add_to_one_file_and_the_first_of_a_name_stays(make_settin
     assert Log(settings, "b" * 64, {"a"}).samples == {}, "other weights, other samples"
 
 
+def _count(row) -> int:
+    assert len(row.texts) == len(row.verdicts) == len(row.tokens) == len(row.backtracks) == len(row.finishes)
+    return len(row.texts)
+
+
 async def evaluated(engine, chat, settings, problems):
     weights = Weights(policy="policy", version=3, parent=2, path="/w", sha256=SHA, trainer="rl")
     grader = Grader(settings)
-    rows = await evaluator.evaluate(engine, chat, problems, grader, weights, settings)
+    answers, rows = await evaluator.evaluate(engine, chat, problems, grader, weights, settings)
     grader.close()
+    assert sum(row.verdicts.count("correct") for row in answers) == round(
+        rows[-1].pass_at_1 * sum(map(_count, answers))
+    )
     return [
         {name: getattr(row, name) for name in row.__struct_fields__ if name not in {"seconds", "time"}} for row in rows
     ]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from processors import chat
 from schemas.messages import Example, Filtered, Problem, TrainingStep, Weights, content_id
 from schemas.settings import PolicySection
-from trainers import model, sft
+from trainers import model, sft, supervised
 from trainers import weights as published
 from trainers.journal import Journal
 from trainers.objectives import learning_rate
@@ -27,6 +27,7 @@ FLAGS = (
     "sft.publish_steps=3",
     "sft.hand_over_steps=8",
     "sft.max_len=100",
+    "evaluate.problems=2",
 )
 
 
@@ -88,7 +89,7 @@ def test_from_rows_to_versions_and_the_hand_over(make_factory, start) -> None:
 
 
 CRASHES = {
-    "before a step": (sft, "train", 5),
+    "before a step": (supervised, "train", 5),
     "after a step": (Session, "finish", 5),
     "before the checkpoint": (Session, "save", 2),
     "between checkpoint and announcement": (Session, "_announce", 2),
@@ -132,7 +133,7 @@ def plain(llama):
     for step in range(1, 9):
         keys = pool.draw(400)
         rows = [pool.rows[key] for key in keys]
-        loss = sft.train(policy, rows, budget=400, total=sum(r.trained for r in rows), dtype="float32")
+        loss = supervised.train(policy, rows, budget=400, total=sum(r.trained for r in rows), dtype="float32")
         rate = learning_rate(step, peak=0.003, warmup=4, total=8)
         steps[step] = (loss, model.apply_gradients(policy, opt, lr=rate, clip=1.0), keys)
         pool.trained(keys)
@@ -185,7 +186,7 @@ def test_rows_run_out_and_what_was_trained_is_published(make_factory, start) -> 
         "sft.hand_over_steps=50",
         "sft.publish_steps=50",
     )
-    factory = make_factory("sft.min_examples=4", "sft.batch_tokens=400", *flags)
+    factory = make_factory("sft.min_examples=4", "sft.batch_tokens=400", "sft.max_len=100", *flags)
     factory.table(*[example(i) for i in range(4)])
     trainer = start(sft.run, factory.settings, "sft")
     trainer.until(lambda: handed_over(factory))

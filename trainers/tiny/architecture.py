@@ -11,7 +11,7 @@ from trainers.tiny import first_weights
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LANGUAGE = 1
+LANGUAGE = 2
 """Raise it when documents or tokenizer change: cached policies are then made anew."""
 CONTEXT = 512
 """Longest sequence in tokens, in training and afterwards."""
@@ -26,7 +26,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     layers: int = 4
     heads: int = 3
     feed_forward: int = 448
-    tokens: int = 4_100_000
+    tokens: int = 3_900_000
     """Training tokens: the budget (not minutes, so that the same recipe gives the same policy)."""
     batch_tokens: int = 2048
     """Tokens a step: rows of CONTEXT in every fourth, else of SHORT."""

@@ -26,11 +26,14 @@ Documents are made on the fly by seeded code, read once, packed into rows of {sh
 
 - worked solutions of reasoning-gym's `countdown` and `chain_sum` (one in {share} problems, by a hash of its content, is
   held out). {planned:.0%} of the countdown solutions look ahead; the others try a first step at random and compute
-  honestly what comes of it. So most wrong answers are guesses, not slips, and it was SHOWN such dead ends. In
-  `chain_sum` a step takes one to four terms; the more it takes, the likelier it slips.
-- practice, headed "Practice.", which never follows a plain question: several attempts at one problem, each judged
-  ("Right.", "Wrong."), taken up again from the question ("Retry.") or from a named line ("Back to where we ..."), with
-  up to ten idle lines between. It prepares for reflection; the words of reflection it has never seen.
+  honestly what comes of it. So most wrong answers are guesses, not slips, and it was SHOWN such dead ends. A last
+  step ends with "hit" or "miss", whether its result is the target: what is easy to check, a later reader of the
+  solution can check, however far it stands. In `chain_sum` a step takes one to four terms; the more it takes, the
+  likelier it slips.
+- practice, headed "Practice.", which never follows a plain question: one to three attempts at one problem,
+  taken up again, right or not, from the question ("Retry.") or from a named line ("Back to where we ..."), the last one
+  judged ("Right.", "Wrong."), with up to ten idle lines between. It prepares for reflection; the words of reflection
+  it has never seen, nor that one goes on because something was wrong.
 - drills under the same heading: sums; single steps, each judged; a line of numbers and the same line again; a line
   out of several, named by the state it starts from.
 

@@ -28,6 +28,8 @@ Final answer format instructions:
 5. Do not include any other text or formatting."""
 LARGEST = 90
 """Steps never go beyond: the tokenizer has one token for each number up to here."""
+HIT, MISS = ", hit", ", miss"
+"""A last step ends with whether its result is the target: whoever checks a solution later needs to find one word."""
 CAREFUL = 0.95
 """How often a last step that reaches the target is seen where there is one."""
 
@@ -104,6 +106,8 @@ class Countdown:
             move = Move(move.left, move.sign, move.right, wrong, move.rest)
         numbers = ", ".join(str(item.value) for item in self.items)
         equation = f"{move.left.value} {move.sign} {move.right.value} = {move.value}"
+        if not move.rest:
+            equation += HIT if move.value == self.target else MISS
         return Line(f"Use {numbers} to make {self.target}: {equation}", self.then(move), honest=not slip)
 
 

@@ -1,10 +1,10 @@
 """Teacher-forced probes: is each skill there that reflection will need, and does it survive distance?
 
 A probe is a text up to a point and what must follow; it is passed when the model's most likely token is right at every
-position of what follows. Documents of the probes are made like the lessons' but from another seed.
+position of what follows (of a judgement: the likelier of the two). Documents of the probes are made like the lessons' but from another seed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,9 @@ def measure(model: "PreTrainedModel", words: "Tokenizer", recipe: Recipe) -> dic
             for distance in distances:
                 rng = Random(f"{SEED}:{family}:{name}:{distance}")
                 made = [kind(lesson(rng), distance, rng) for _ in range(recipe.probes)]
-                found[f"{name}|{family}|{distance}"] = passed(model, words, made)
+                # Whether a judgement comes now is not the question, only which one.
+                among = documents.CHECK.values() if kind is verdict else None
+                found[f"{name}|{family}|{distance}"] = passed(model, words, made, among)
     return found
 
 
@@ -103,8 +105,10 @@ KINDS: tuple[tuple[str, Kind, tuple[int, ...]], ...] = (
 )
 
 
-def passed(model: "PreTrainedModel", words: "Tokenizer", made: list[Probe]) -> float:
-    """The share of probes whose continuation is the model's first choice throughout."""
+def passed(
+    model: "PreTrainedModel", words: "Tokenizer", made: list[Probe], among: Collection[str] | None = None
+) -> float:
+    """The share of probes whose continuation is the model's first choice throughout (of the tokens `among`, if given)."""
     import torch
 
     texts = [words.encode(before + after).ids for before, after in made]
@@ -113,7 +117,11 @@ def passed(model: "PreTrainedModel", words: "Tokenizer", made: list[Probe]) -> f
     # Padding behind a text changes nothing before it.
     ids = torch.tensor([text + [0] * (longest - len(text)) for text in texts])
     with torch.no_grad():
-        best = model(input_ids=ids, use_cache=False).logits.argmax(-1).tolist()
+        logits = model(input_ids=ids, use_cache=False).logits
+    if among:
+        allowed = [words.token_to_id(text) for text in among]
+        logits[..., [token for token in range(logits.shape[-1]) if token not in allowed]] = -torch.inf
+    best = logits.argmax(-1).tolist()
     hits = 0
     for text, tail, row in zip(texts, tails, best, strict=True):
         assert text[-len(tail) :] == tail  # the cut falls between two tokens

@@ -46,7 +46,8 @@ def phrases() -> list[str]:
     ]
     wordings += _between(chain.QUESTION)
     fixed = [REFLECTION, VERDICT_BAD, VERDICT_GOOD, GO_BACK, RESTART, STEP_END, " ..."]
-    lessons = [documents.BACK, documents.HEADER, documents.RETRY, *documents.CHECK.values(), " to make ", "Answer: "]
+    lessons = [documents.BACK, documents.HEADER, documents.RETRY, *documents.CHECK.values()]
+    lessons += [countdown.HIT, countdown.MISS, " to make ", "Answer: "]
     return sorted({*wordings, *fixed, *lessons}, key=lambda text: (-len(text), text))
 
 

@@ -1,0 +1,167 @@
+"""The factory's side of benchmarks/train.py, on the files of train_data.py; prints one JSON object.
+
+- sft: the SFT trainer's own learner on batches that its own pool draws, in one process with both cores;
+- rl: `factory up` with the stages that RL needs (sample, verify, sink, prompts, rl) on the embedded broker and the real
+  engine: the sampler and the trainer have a thread each, and what is beside them (broker, grader, tables) takes its
+  part of the two cores. The clock starts `WARM_S` after the first step, when what was sampled before is used up.
+
+    python -m benchmarks.train_ours {sft|rl} WORK
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.train_data import Job, read
+from schemas.load import load
+from schemas.messages import Problem
+from schemas.settings import Settings
+
+WARM_S = 12.0
+STAGES = ("sample", "verify", "sink", "prompts", "rl")
+EVERY_PROBLEM = "select id, 0.5 as pass_rate, 'benchmark' as why from problems"
+
+
+def main() -> None:
+    """Run one side."""
+    kind, folder = sys.argv[1], Path(sys.argv[2])
+    print(json.dumps({"sft": sft, "rl": rl}[kind](folder)))
+
+
+def sft(folder: Path) -> dict[str, Any]:
+    """Tokens (padding not counted) and seconds of `steps` optimizer steps after the warm ones."""
+    from trainers.packing import Row
+    from trainers.pool import Pool
+    from trainers.ranks import Ranks
+    from trainers.supervised import SftLearner
+
+    job, lines, _ = read(folder)
+    section = (f"threads={job.threads}", f"dtype={job.dtype}", f"batch_tokens={job.batch_tokens}")
+    learner = SftLearner(load(environment={}, flags=[f"sft.{flag}" for flag in section]), Ranks())
+    learner.load(job.model)
+    pool = Pool(0, 1000.0, {})
+    for number, line in enumerate(lines):
+        pool.add(str(number), Row(line.ids, line.loss_from))
+    began, tokens = 0.0, 0
+    for step in range(job.warm_steps + job.steps):
+        if step == job.warm_steps:
+            began, tokens = time.perf_counter(), 0
+        keys = pool.draw(job.batch_tokens)
+        learner.learn([[pool.rows[key] for key in keys]], job.lr)
+        pool.trained(keys)
+        tokens += sum(len(pool.rows[key].ids) for key in keys)
+    return {"seconds": time.perf_counter() - began, "tokens": tokens, "steps": job.steps}
+
+
+def settings(folder: Path, job: Job) -> Settings:
+    """Those of the running factory: online RL from version 0 on every problem, at the job's sizes."""
+    flags = {
+        "factory.data": folder / "data",
+        "factory.stages": json.dumps(STAGES),
+        "policy.path": job.model,
+        "engine.max_model_len": 512,
+        "prompts.start": "weights",
+        "prompts.sql": EVERY_PROBLEM,
+        "sample.group": job.group,
+        "sample.max_tokens": job.max_tokens,
+        "sample.temperature": job.temperature,
+        "rl.groups": job.groups,
+        "rl.start_version": 0,
+        "rl.lr": job.lr,
+        "rl.dtype": job.dtype,
+        "rl.weight_decay": 0.01,
+        "rl.publish_steps": 4,
+        "sink.flush_s": 1.0,
+    }
+    return load(environment={}, flags=[f"{name}={value}" for name, value in flags.items()])
+
+
+def rl(folder: Path) -> dict[str, Any]:
+    """Samples and seconds of the steps while the clock ran, and what was sampled meanwhile."""
+    from deploy.local import Factory
+
+    job, _, problems = read(folder)
+    chosen = settings(folder, job)
+    clock = Clock(chosen, problems, job.seconds)
+    factory = Factory(chosen)
+    factory.run(600.0, clock.tick)
+    return measured(Path(chosen.factory.data), clock.began)
+
+
+class Clock:
+    """Asks the problems once the broker is up, and stops the factory when the time is over.
+
+    Args:
+        settings: of the factory.
+        problems: what is published.
+        seconds: of the clock.
+    """
+
+    def __init__(self, settings: Settings, problems: list[Problem], seconds: float) -> None:
+        self._settings, self._problems, self._seconds = settings, problems, seconds
+        self._asked = False
+        self._first = self.began = 0.0
+
+    def tick(self, factory: Any) -> None:  # noqa: ANN401 - deploy.local.Factory
+        """As deploy.local.Tick."""
+        from processors import status
+
+        if not self._asked:
+            self._asked = True
+            self.ask()
+        steps = [row.get("step") for row in status.read_all(factory.data) if row.get("stage") == "rl"]
+        now = time.time()
+        if not self._first and any(steps):
+            self._first = now
+        if self._first and not self.began and now - self._first >= WARM_S:
+            self.began = now
+        if self.began and now - self.began >= self._seconds:
+            factory.stopping = True
+
+    def ask(self) -> None:
+        """Publish the problems."""
+        from processors import kafka
+
+        client = kafka.producer(self._settings)
+        for problem in self._problems:
+            kafka.send(client, problem)
+        client.flush(30)
+        client.close()
+
+
+def measured(data: Path, began: float) -> dict[str, Any]:
+    """From the tables: steps that ended after `began` (s since the epoch), between the first and the last of them.
+
+    Raises:
+        RuntimeError: there are fewer than two.
+    """
+    from processors.dataset import Datasets
+
+    with Datasets(data / "datasets").connect() as connection:
+        steps = connection.execute(
+            "select time, rollouts, length, lag_mean, lag_max from training where time >= ? order by step", [began]
+        ).fetchall()
+        if not began or len(steps) < 2:
+            raise RuntimeError(f"{len(steps)} steps while the clock ran; what held them up is in {data / 'logs'}")
+        first, last = steps[0][0], steps[-1][0]
+        groups = connection.execute(
+            "select len(rollouts), len(list_distinct(rewards)) > 1 from rewards "
+            "where epoch(_time) >= ? and epoch(_time) < ?",
+            [first, last],
+        ).fetchall()
+    sampled = sum(size for size, _ in groups)
+    return {
+        "seconds": last - first,
+        "samples": sum(step[1] for step in steps[1:]),
+        "sampled": sampled,
+        "mixed_share": sum(size for size, mixed in groups if mixed) / max(sampled, 1),
+        "length": sum(step[2] for step in steps) / len(steps),
+        "lag_mean": sum(step[3] for step in steps) / len(steps),
+        "lag_max": max(step[4] for step in steps),
+    }
+
+
+if __name__ == "__main__":
+    main()

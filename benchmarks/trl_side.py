@@ -1,0 +1,197 @@
+"""TRL's side of benchmarks/train.py: SFTTrainer and GRPOTrainer on the files of train_data.py, as fast as they go here.
+
+Runs in the environment of benchmarks/trl.txt and prints one JSON object. Where TRL leaves a choice, several are
+variants and the fastest is compared with:
+
+- sft padded: batches of rows of like length (group_by_length), padded; NUMBER rows a micro-batch;
+- sft eager: the same with eager attention, whose backward pass is faster on a CPU for short rows than SDPA's;
+- sft packed: best-fit rows of 512 tokens, a row a micro-batch, attention kept apart by position ids (padding-free);
+- grpo transformers: `model.generate`, one generation for each optimizer step (on-policy), or for several;
+
+TRL's colocated vLLM is left out: on a CPU it starts and fails at the first new weights (vLLM 0.32 cannot take them by
+load_weights there: 'Parameter' object has no attribute 'weight_loader').
+
+No logging, no saving, no evaluation, no reference model (beta 0), the same clip, loss and rewards as ours.
+
+    python -m benchmarks.trl_side {sft|grpo} WORK VARIANT [NUMBER]
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.train_data import Job, read
+
+PACKED = 512
+"""Tokens of a packed row: the longest example and the context of the tiny policy."""
+
+
+def main() -> None:
+    """Run one variant."""
+    kind, folder, variant = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    number = int(sys.argv[4]) if len(sys.argv) > 4 else 1
+    result = {"sft": sft, "grpo": grpo}[kind](folder, variant, number)
+    print(json.dumps(result | versions()))
+
+
+def versions() -> dict[str, str]:
+    """Of what is measured."""
+    import torch
+    import transformers
+    import trl  # type: ignore[import-not-found]
+
+    return {"trl": trl.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
+
+
+def open_model(job: Job, attention: str = "sdpa") -> Any:  # noqa: ANN401 - transformers has no types
+    """The policy with float32 weights, on `threads` threads."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(job.threads)
+    return AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32, attn_implementation=attention)
+
+
+def common(job: Job, folder: Path) -> dict[str, Any]:
+    """The arguments of both trainers: nothing but training."""
+    return {
+        "output_dir": str(folder / "trl"),
+        "use_cpu": True,
+        "bf16": job.dtype == "bfloat16",
+        "learning_rate": job.lr,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.01,
+        "max_grad_norm": 1.0,
+        "optim": "adamw_torch_fused",
+        "gradient_checkpointing": False,
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+
+
+def clock(job: Job, seen: Any, seconds: float = 0.0) -> Any:  # noqa: ANN401 - a TrainerCallback
+    """Times the steps after the warm ones; with `seconds`, ends training when they are over.
+
+    Args:
+        job: warm_steps.
+        seen: gives the tokens or samples so far.
+        seconds: 0 = until max_steps.
+    """
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        began = ended = 0.0
+        first = last = 0
+
+        def on_step_end(self, _arguments: object, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
+            now = time.perf_counter()
+            if state.global_step == job.warm_steps:
+                self.began, self.first = now, seen()
+            self.ended, self.last = now, seen()
+            control.should_training_stop |= bool(seconds and self.began and now - self.began >= seconds)
+
+        def result(self, unit: str) -> dict[str, Any]:
+            return {"seconds": self.ended - self.began, unit: self.last - self.first}
+
+    return Clock()
+
+
+def sft(folder: Path, variant: str, number: int) -> dict[str, Any]:
+    """Tokens (padding not counted) and seconds of SFTTrainer; `number`: rows of a padded micro-batch."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    job, lines, _ = read(folder)
+    data = [{"input_ids": one.ids, "completion_mask": [int(at >= one.loss_from) for at in range(len(one.ids))]}
+            for one in lines]  # fmt: skip
+    mean = sum(len(one.ids) for one in lines) / len(lines)
+    packed = variant == "packed"
+    size = 1 if packed else number
+    each = PACKED if packed else mean * size
+    arguments = SFTConfig(
+        **common(job, folder),
+        max_length=PACKED,
+        packing=packed,
+        packing_strategy="bfd",
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=max(1, round(job.batch_tokens / each)),
+        train_sampling_strategy="random" if packed else "group_by_length",
+        max_steps=job.warm_steps + job.steps,
+        completion_only_loss=True,
+    )
+    model = open_model(job, "eager" if variant == "eager" else "sdpa")
+    trainer = SFTTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(data),
+                         processing_class=tokenizer(job))  # fmt: skip
+    timer = clock(job, lambda: trainer._total_train_tokens)  # noqa: SLF001 - its count, padding left out
+    trainer.add_callback(timer)
+    trainer.train()
+    return {**timer.result("tokens"), "steps": job.steps}
+
+
+def tokenizer(job: Job) -> Any:  # noqa: ANN401
+    """The policy's."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(job.model)
+
+
+def grpo(folder: Path, _variant: str, number: int) -> dict[str, Any]:
+    """Samples and seconds of GRPOTrainer; `number`: optimizer steps on the samples of one generation."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    from processors.grading import grade_fast, reward
+
+    job, _, problems = read(folder)
+    words = tokenizer(job)
+    asked = {}
+    for problem in problems:
+        turn = [{"role": "user", "content": problem.question}]
+        asked[words.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)] = problem
+    sampled = {"samples": 0, "tokens": 0, "mixed": 0}
+
+    def rewards(
+        prompts: list[str], completions: list[str], completion_ids: list[list[int]], **_: object
+    ) -> list[float]:
+        paid = [reward(grade_fast(asked[prompt], text) or "unparsable")
+                for prompt, text in zip(prompts, completions, strict=True)]  # fmt: skip
+        for at in range(0, len(paid), job.group):
+            sampled["mixed"] += job.group * (len(set(paid[at : at + job.group])) > 1)
+        sampled["tokens"] += sum(map(len, completion_ids))
+        sampled["samples"] += len(paid)
+        return paid
+
+    arguments = GRPOConfig(
+        **common(job, folder),
+        per_device_train_batch_size=job.group * job.groups,
+        steps_per_generation=number,
+        num_generations=job.group,
+        max_completion_length=job.max_tokens,
+        temperature=job.temperature,
+        beta=0.0,
+        epsilon=0.2,
+        epsilon_high=0.28,
+        loss_type="dapo",
+        max_steps=100_000,
+    )
+    data = Dataset.from_list([{"prompt": prompt} for prompt in asked])
+    trainer = GRPOTrainer(model=open_model(job), reward_funcs=rewards, args=arguments, train_dataset=data,
+                          processing_class=words)  # fmt: skip
+    each = job.group * job.groups
+    timer = clock(job, lambda: trainer.state.global_step * each, job.seconds)
+    trainer.add_callback(timer)
+    trainer.train()
+    return {
+        **timer.result("samples"),
+        "length": sampled["tokens"] / sampled["samples"],
+        "mixed_share": sampled["mixed"] / sampled["samples"],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The comparison with TRL is fair and its numbers are what they say; TRL itself runs in the benchmark only."""
+
+import json
+import sys
+from random import Random
+from statistics import mean
+
+import pytest
+
+from benchmarks import train, train_data, train_ours
+from benchmarks.train_data import Job
+from processors.chat import REFLECTION, RESTART, Chat, count_backtracks, resolve
+from processors.grading import grade_fast
+from schemas.settings import PolicySection
+from schemas.tiny_problems import is_held_out
+from trainers.tiny import countdown
+
+
+@pytest.fixture(scope="module")
+def chat():
+    return Chat(resolve("tiny"), PolicySection())
+
+
+def test_examples_are_chains_of_thought_of_the_factory(chat):
+    pairs = train_data.examples(200, 0)
+    assert pairs == train_data.examples(200, 0)
+    backtracks = [count_backtracks(text) for _, text in pairs]
+    assert set(backtracks) == {0, 1, 2, 3}
+    assert all(text.count(REFLECTION) == n + 1 for (_, text), n in zip(pairs, backtracks, strict=True))
+    attempts = [text.split(RESTART)[-1] for _, text in pairs]
+    assert all("Answer: " in attempt for attempt in attempts)
+    lines = train_data.rows(resolve("tiny"), pairs)
+    assert 80 < mean(len(line.ids) for line in lines) < 130
+    assert max(len(line.ids) for line in lines) < 256
+    question, text = pairs[7]
+    assert lines[7].ids[: lines[7].loss_from] == chat.prompt_ids(question)
+    assert chat.decode(lines[7].ids[lines[7].loss_from :]) == text
+    assert lines[7].ids[-1] == chat.eos_id
+
+
+def test_a_right_attempt_is_right_and_a_wrong_one_is_not():
+    rng = Random(3)
+    for _ in range(20):
+        lesson = countdown.lesson(rng)
+        problem = train_data.problem(lesson)
+        assert grade_fast(problem, train_data._attempt(lesson, rng, right=True)[-1]) == "correct"
+        assert grade_fast(problem, train_data._attempt(lesson, rng, right=False)[-1]) != "correct"
+
+
+def test_problems_are_distinct_gradable_and_not_held_out():
+    problems = train_data.problems(300, 1)
+    assert len({problem.id for problem in problems}) == 300
+    assert not any(is_held_out("countdown", json.loads(problem.metadata)) for problem in problems)
+    assert grade_fast(problems[0], "Answer: 1 + 1") == "wrong"
+
+
+def test_both_sides_read_what_was_written(tmp_path):
+    job = Job(model="m", steps=7)
+    lines = train_data.rows(resolve("tiny"), train_data.examples(3, 0))
+    problems = train_data.problems(2, 0)
+    train_data.write(tmp_path / "work", job, lines, problems)
+    assert train_data.read(tmp_path / "work") == (job, lines, problems)
+
+
+def test_our_sft_side_counts_the_tokens_of_the_timed_steps(tmp_path):
+    job = Job(model=resolve("tiny"), threads=1, dtype="float32", batch_tokens=512, steps=2, warm_steps=1)
+    lines = train_data.rows(job.model, train_data.examples(40, 0))
+    train_data.write(tmp_path, job, lines, [])
+    found = train_ours.sft(tmp_path)
+    assert found["seconds"] > 0
+    assert 2 * (512 - 256) < found["tokens"] <= 2 * 512
+
+
+def test_the_factory_of_the_rl_side_has_its_stages_and_sizes(tmp_path):
+    chosen = train_ours.settings(tmp_path, Job(model=resolve("tiny"), group=4, groups=3, max_tokens=99))
+    assert set(chosen.factory.stages) == set(train_ours.STAGES)
+    assert (chosen.sample.group, chosen.rl.groups, chosen.sample.max_tokens) == (4, 3, 99)
+    assert (chosen.rl.threads, chosen.engine.threads) == (1, 1)
+
+
+def test_a_ratio_is_of_ours_over_the_fastest_of_theirs():
+    ours = {"seconds": 2.0, "tokens": 40}
+    runs = [
+        {"sft": ours, "sft_packed": {"seconds": 2.0, "tokens": 16}, "sft_padded_18": {"seconds": 1.0, "tokens": 10}}
+    ]
+    values, ratios = train.figures(runs)
+    assert ratios == {"sft_ours_over_trl_tokens": 2.0}
+    assert values["sft_trl_packed_tokens_per_s"] == [8.0]
+    rl = {"seconds": 1.0, "samples": 60, "mixed_share": 0.6}
+    trl = {"seconds": 1.0, "samples": 20, "mixed_share": 0.5}
+    _, ratios = train.figures([{"rl": rl, "rl_transformers_1": trl}])
+    assert ratios == {"rl_ours_over_trl_samples": 3.0, "rl_ours_over_trl_mixed": 6.0}
+
+
+def test_a_side_that_fails_says_why():
+    with pytest.raises(RuntimeError, match="No module named benchmarks"):
+        train.side([sys.executable, "-m", "benchmarks.nothing", "sft", "work"], 1)
