@@ -19,6 +19,7 @@ matrix product here.
 
 import argparse
 import math
+import re
 import sys
 import tempfile
 import time
@@ -37,6 +38,7 @@ from trainers.packing import Row
 PEAKS = {
     "H200": 989.4e12,
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989.4e12,
     "A100": 312e12,
     "L40S": 362e12,
@@ -169,7 +171,7 @@ def bandwidth(device: str, size: int) -> float:
 
 def named_peak(name: str) -> float | None:
     """The datasheet's peak of a device, where it is known."""
-    return next((peak for part, peak in PEAKS.items() if part.lower() in name.lower()), None)
+    return next((peak for part, peak in PEAKS.items() if re.search(rf"\b{part}\b", name, re.IGNORECASE)), None)
 
 
 def main() -> None:

@@ -54,7 +54,7 @@ class Factory:
         self.started = time.monotonic()
         self.recycled = 0
         self._deaths = 0
-        self.stopping = False
+        self.stopping = self.interrupted = False
         self._lock = _lock(self.data)
         self.broker = None if settings.broker.bootstrap else EmbeddedBroker(settings)
         self.settings = settings
@@ -87,7 +87,7 @@ class Factory:
         self._lock.close()
 
     def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
-        self.stopping = True
+        self.stopping = self.interrupted = True
 
     def _open(self) -> None:
         """Broker, topics, tables, and what is not done."""

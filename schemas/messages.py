@@ -285,7 +285,7 @@ class Evaluation(Message, frozen=True, kw_only=True):
 class Answers(Message, frozen=True, kw_only=True):
     """All that one version answered to one problem of an evaluation; what Evaluation says can be computed from these.
 
-    `id` is content_id("answers", asked, sha, problem id). In each list a value a sample, in the order of their number.
+    `id` is content_id("answers", asked, version, sha, problem id). Each list has a value a sample, in their order.
     """
 
     id: str

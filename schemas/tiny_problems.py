@@ -3,7 +3,7 @@
 They stand here, as constants, because producers, the evaluator and the bootstrap trainer must mean the same problems
 and may not import each other.
 
-The base is never shown a held-out problem (about one in eight, by a hash of its content): whoever trains should leave
+The base is never shown a held-out problem (about one in four, by a hash of its content): whoever trains should leave
 those out as well, and whoever evaluates should take only those.
 """
 
@@ -27,7 +27,7 @@ CHAIN_SUM: Final[Mapping[str, Any]] = {"min_terms": 7, "max_terms": 9, "min_digi
 FAMILIES: Final[Mapping[str, Mapping[str, Any]]] = {"countdown": COUNTDOWN, "chain_sum": CHAIN_SUM}
 """Generator name -> parameters: what an empty `problems.sources` stands for."""
 
-HELD_OUT_SHARE: Final = 8
+HELD_OUT_SHARE: Final = 4
 """One problem in this many is held out."""
 
 

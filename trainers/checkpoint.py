@@ -21,12 +21,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from schemas.errors import Told
 from trainers.model import local
 from trainers.ranks import Ranks
 
 KEEP = 2
 ALONE = Ranks()
 _NAME = re.compile(r"step-(\d+)\.(\d+)")
+
+
+class OtherCheckpoint(Told, ValueError):
+    """A checkpoint does not fit the model; the text says what to do."""
 
 
 class Outgoing(msgspec.Struct, frozen=True):
@@ -109,12 +114,15 @@ def restore(path: Path, model: Any, opt: torch.optim.AdamW, ranks: Ranks = ALONE
     """Put this rank's lines of a checkpoint, and the random state, into a model and its optimizer.
 
     Raises:
-        ValueError: when the checkpoint is of another model.
+        OtherCheckpoint: it is of another model.
     """
     weights, moments = _Pieces(path, "model"), _Pieces(path, "optimizer")
     parameters = dict(model.named_parameters())
     if {name: list(p.shape) for name, p in parameters.items()} != {name: weights.shape(name) for name in weights.names}:
-        raise ValueError(f"{path}: its parameters are not this model's; was policy.path changed?")
+        raise OtherCheckpoint(
+            f"{path}: its parameters are not this model's: was policy.path changed, or is it of an older version of "
+            "the factory? Begin anew with another --data"
+        )
     opt.state.clear()
     with torch.no_grad():
         for name, parameter in parameters.items():

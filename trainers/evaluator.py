@@ -119,7 +119,9 @@ def done_before(settings: Settings, name: str) -> set[tuple[int, str]]:
     # Two topics reach their tables in either order: a row whose answers a crash took is no evaluation.
     done = {key for row in whole if len(answers.get(key := (row.version, row.sha), ())) == row.problems}
     given_up = (row for row in history(settings, Filtered, f"stage = '{STAGE}'") if row.stage == STAGE)
-    return done | {(int(version), sha) for row in given_up for version, _, sha in [row.input_id.partition(":")]}
+    keys = {(int(version), sha) for row in given_up for version, _, sha in [row.input_id.partition(":")]}
+    # Who names a version wants it tried again: what stood in its way may have been put right.
+    return done | {key for key in keys if key[0] not in settings.evaluate.versions}
 
 
 def _wanted(row: Weights, settings: Settings) -> bool:

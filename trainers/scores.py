@@ -135,7 +135,7 @@ def tell(answered: Sequence[Answered], weights: Weights, settings: Settings) -> 
         by_problem.setdefault(one.problem.id, []).append(one)
     return [
         Answers(
-            id=content_id("answers", name, weights.sha256, key),
+            id=content_id("answers", name, weights.version, weights.sha256, key),
             asked=name,
             policy=weights.policy,
             version=weights.version,

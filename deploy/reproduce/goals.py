@@ -98,9 +98,10 @@ def curve(count: int) -> str:
     """  # noqa: S608 - a number
 
 
-def given_up(versions: Sequence[int]) -> str:
-    """SQL for the reason why one of these versions was not evaluated, if there is one."""
+def given_up(versions: Sequence[int], since: float) -> str:
+    """SQL for the reason why one of these versions was not evaluated, if there is one since a time (epoch s)."""
     listed = ", ".join(f"'{version}'" for version in versions) or "''"
     return f"""
     SELECT input_id || ': ' || why FROM filtered WHERE stage = 'evaluate' AND split_part(input_id, ':', 1) IN ({listed})
+      AND time >= {since}
     """  # noqa: S608 - numbers

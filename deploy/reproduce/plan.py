@@ -27,7 +27,7 @@ RL = ("sft", "prompts", "sample", "verify", "rl", "sink")
 SCORE = ("evaluate", "sink")
 ANSWERED: Final = ("answers", "evaluations")
 """Tables that a fork leaves empty: they speak of the base."""
-WORDED: Final = ("traces", "examples")
+WORDED: Final = ("traces", "examples", "filtered", "dead_letters")
 """Tables that an ablation of the traces makes anew from the trees."""
 
 Resolve = Callable[[Mapping[str, Any]], Settings]
@@ -138,7 +138,7 @@ def make(
         raise BadSettings("--ablation no-votes: there are no votes to leave out: --set search.votes=8 turns them on")
     phases = maker.search()
     if any(arm.source == BEST_OF_N for arm in wanted.values()):
-        phases.append(maker.best_of_n())
+        phases += maker.best_of_n()
     phases += [maker.words(name, arm) for name, arm in wanted.items() if arm.words]
     phases += [phase for seed in chosen for name, arm in wanted.items() for phase in maker.arm(seed, name, arm)]
     names = (BASE, *wanted)
@@ -153,9 +153,28 @@ class _Maker:
         self.out = out
         self.resolve = resolve
 
-    def settings(self, directory: str, values: Mapping[str, Any], seed: int = 0) -> Settings:
-        """The settings of a phase; directory, seed and stages are not the user's to change."""
-        made = self.resolve({**COMMON, **self.scale.settings, **self._test(), **values})
+    def settings(
+        self, directory: str, values: Mapping[str, Any], seed: int = 0, own: Mapping[str, Any] | None = None
+    ) -> Settings:
+        """The settings of a phase; directory, seed and stages are not the user's to change, nor what makes an arm.
+
+        Args:
+            directory: below the experiment's.
+            values: of the phase.
+            seed: factory.seed.
+            own: values that make it what it is.
+
+        Raises:
+            BadSettings: the user's settings change one of `own`, or name a broker.
+        """
+        own = own or {}
+        made = self.resolve({**COMMON, **self.scale.settings, **self._test(), **values, **own})
+        for key, value in own.items():
+            section, _, name = key.partition(".")
+            if getattr(getattr(made, section), name) != value:
+                raise BadSettings(f"{key} = {value!r} makes {directory} what it is: leave {key} out of your settings")
+        if made.broker.bootstrap:
+            raise BadSettings("broker.bootstrap: every data directory here has a broker of its own: leave it out")
         factory = msgspec.structs.replace(
             made.factory, data=str(self.out / directory), seed=seed, stages=list(values.get("factory.stages", []))
         )
@@ -176,21 +195,24 @@ class _Maker:
         search = Phase(name=SEARCH, dir=SEARCH, settings=settings, goals=goals)
         return [search, self.scored(SEARCH, "base: test", 0, "test", "SELECT 0")]
 
-    def best_of_n(self) -> Phase:
-        """The same problems and those that follow them, by best-of-n, until the search's tokens are spent."""
-        values = {
-            "factory.stages": list(MAKERS),
-            "search.strategy": "best_of_n",
-            "engine.threads": self.scale.threads,
-            **BEST,
-        }
-        settings = self.settings(BEST_OF_N, values)
-        return Phase(name=BEST_OF_N, dir=BEST_OF_N, settings=settings, goals=(g.spent_as_much(SEARCH),))
+    def best_of_n(self) -> list[Phase]:
+        """The same problems and those that follow them, by best-of-n, until the search's tokens are spent.
+
+        Trees in flight at that moment are finished while it stops; what follows from them has a phase of its own.
+        """
+        own = {"search.strategy": "best_of_n"}
+        values = {"factory.stages": list(MAKERS), "engine.threads": self.scale.threads, **BEST}
+        settings = self.settings(BEST_OF_N, values, own=own)
+        problems = msgspec.structs.replace(settings.problems, limit=0)  # the search's limit is not this one's
+        settings = msgspec.structs.replace(settings, problems=problems)
+        spend = Phase(name=BEST_OF_N, dir=BEST_OF_N, settings=settings, goals=(g.spent_as_much(SEARCH),))
+        words = self.settings(BEST_OF_N, {**values, "factory.stages": list(WORDS)}, own=own)
+        return [spend, Phase(name=f"{BEST_OF_N}: traces", dir=BEST_OF_N, settings=words, goals=(g.worded(),))]
 
     def words(self, name: str, arm: Arm) -> Phase:
         """The search's trees, put into other words."""
         directory = f"words/{name}"
-        settings = self.settings(directory, {**arm.words, "factory.stages": list(WORDS)})
+        settings = self.settings(directory, {"factory.stages": list(WORDS)}, own=arm.words)
         empty = (*ANSWERED, *WORDED)
         return Phase(
             name=f"{name}: traces", dir=directory, settings=settings, goals=(g.worded(),), fork=arm.source, empty=empty
@@ -199,13 +221,8 @@ class _Maker:
     def arm(self, seed: int, name: str, arm: Arm) -> list[Phase]:
         """Training, the test, and the curve of one seed's arm."""
         directory = f"seed-{seed}/{name}"
-        values = {
-            **arm.words,
-            "sft.sql": arm.sql,
-            "factory.stages": list(RL if arm.rl else SCHOOL),
-            "sft.threads": self.scale.threads,
-        }
-        settings = self.settings(directory, values, seed)
+        values = {"factory.stages": list(RL if arm.rl else SCHOOL), "sft.threads": self.scale.threads}
+        settings = self.settings(directory, values, seed, own={**arm.words, "sft.sql": arm.sql})
         source = f"words/{name}" if arm.words else arm.source
         train = Phase(
             name=f"seed {seed} {name}: train",
@@ -225,10 +242,9 @@ class _Maker:
         """Versions on one of the two files of problems, with both cores."""
         values: dict[str, Any] = {"factory.stages": list(SCORE), "engine.threads": self.scale.threads}
         if file == "dev":
-            ks = [k for k in COMMON["evaluate.ks"] if k <= self.scale.dev_samples]
             values |= {
                 "evaluate.file": str(self.out / "dev.jsonl"), "evaluate.problems": self.scale.dev,
-                "evaluate.samples": self.scale.dev_samples, "evaluate.ks": ks,
+                "evaluate.samples": self.scale.dev_samples,
             }  # fmt: skip
         settings = self.settings(directory, values, seed)
         return Phase(

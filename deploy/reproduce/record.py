@@ -8,6 +8,8 @@ import msgspec
 
 from deploy.reproduce import problems
 from deploy.reproduce.plan import BEST_OF_N, SEARCH, Plan, told
+from processors import chat
+from processors.versions import local, weights_sha
 from schemas.errors import Told
 
 PLAN, TIMINGS = "plan.json", "timings.json"
@@ -38,6 +40,7 @@ def describe(plan: Plan, out: Path, contents: dict[str, bytes]) -> dict[str, Any
         "samples": search.evaluate.samples,
         "max_tokens": search.evaluate.max_tokens,
         "policy": search.policy.path,
+        "policy_sha256": weights_sha(local(chat.resolve(search.policy.path))),
         "commit": commit(),
         "dirs": {SEARCH: SEARCH, BEST_OF_N: BEST_OF_N, "arms": trained},
         **{

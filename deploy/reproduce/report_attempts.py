@@ -64,7 +64,7 @@ class Courses:
         if not stated:
             return Course(first_right=False, left_right=0)
         final = verdict == "correct"
-        first = final if len(stated) == 1 else self._right(problem, stated[0])
+        first = final if len(stated) == len(parts) == 1 else self._right(problem, stated[0])
         return Course(first, self._left(problem, parts))
 
     def _left(self, problem: Problem, parts: Sequence[Sequence[str]]) -> int:

@@ -58,7 +58,7 @@ def run(plan: Plan, out: Path) -> None:
     scale = SCALES[plan.scale]
     chat.resolve(plan.phases[0].settings.policy.path)  # before plan.json says that this is the experiment
     with _owned(out):
-        contents = problems.read(out) or problems.files(scale.test, scale.dev)
+        contents = problems.files(scale.test, scale.dev)
         record.keep(out, record.describe(plan, out, contents))
         problems.write(out, contents)
         progress = Progress(len(plan.phases))
@@ -156,8 +156,9 @@ def _done(phase: Phase, reached: list[int]) -> bool:
 def _run_factory(phase: Phase, data: Path, progress: Progress) -> None:
     """One `factory up`, until the goals are reached, nothing moves any more, or somebody stops it."""
     watch = _Watch(phase, data, progress)
+    factory = Factory(phase.settings)
     try:
-        Factory(phase.settings).run(None, watch.tick)
+        factory.run(None, watch.tick)
     except GaveUp as error:
         raise Stopped(f"{phase.name}: {error}; its logs are in {data / 'logs'}; put it right, then {GO_ON}") from error
     finally:
@@ -165,6 +166,8 @@ def _run_factory(phase: Phase, data: Path, progress: Progress) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if watch.failure:
         raise Stopped(watch.failure)
+    if factory.interrupted:
+        raise Interrupted(f"stopped in phase {progress.number}, {phase.name}: {GO_ON}")
 
 
 class _Watch:
@@ -174,6 +177,7 @@ class _Watch:
         self.phase, self.data, self.progress = phase, data, progress
         self.failure = ""
         self._looked = 0.0
+        self._began = time.time()
         self._closing = False
 
     def tick(self, factory: Factory) -> None:
@@ -188,13 +192,14 @@ class _Watch:
             self.progress.show(self.phase.goals, reached, self.data)
             done = _done(self.phase, reached)
             self.failure = "" if done else self._hopeless()
-            factory.stopping = done or bool(self.failure)
+            if done or self.failure:
+                factory.stopping = True
 
     def _hopeless(self) -> str:
         """Why the goals will not be reached; '' = they may."""
         wanted = self.phase.settings.evaluate.versions
-        if wanted and (why := tables.rows(self.data, g.given_up(wanted))):
-            return f"{self.phase.name}: version {why[0][0]}"
+        if wanted and (why := tables.rows(self.data, g.given_up(wanted, self._began))):
+            return f"{self.phase.name}: version {why[0][0]}; put it right, then {GO_ON}"
         if time.monotonic() - self.progress.moved > STALLED_S:
             minutes = STALLED_S / 60
             return f"{self.phase.name}: nothing moved for {minutes:.0f} minutes{_waiting(self.data)}; {GO_ON}"

@@ -41,7 +41,6 @@ COMMON: Final[Settings] = {
     "sft.epochs": 10_000.0,  # steps decide, and they are equal in all arms
     "sft.schedule": "cosine",
     "sft.loss_on": "response",
-    "evaluate.ks": [1, 2, 4, 8, 16],
     "rl.objective": "dr_grpo",  # no division by a response's own length: length and backtracks are not rewarded by it
 }
 
@@ -76,12 +75,15 @@ BIG: Final[Settings] = {
     "search.rollout_tokens": 512,
     "sft.max_len": 2048,
     "sft.batch_tokens": 32_768,
+    "sft.micro_tokens": 8192,
+    "sft.checkpointing": True,
+    "rl.checkpointing": True,
     "sft.lr": 2e-5,
     "sft.warmup": 10,
     "sft.dtype": "bfloat16",
     "rl.lr": 1e-6,
     "rl.groups": 32,
-    "rl.batch_tokens": 32_768,
+    "rl.batch_tokens": 8192,
     "rl.publish_steps": 1,
     "rl.dtype": "bfloat16",
     "sample.group": 8,
@@ -103,6 +105,8 @@ LAB: Final[Settings] = {
     "sample.max_tokens": 6144,
     "evaluate.max_tokens": 6144,
     "sft.loss_on": "all",
+    "sft.ranks": 8,
+    "rl.ranks": 8,
     "sft.lr": 3e-6,
     "sft.schedule": "cosine",
     "sft.max_len": 8192,
@@ -126,7 +130,6 @@ _SMOKE: Final[Settings] = {
     "sample.group": 4,
     "engine.max_num_seqs": 64,
     "engine.kv_cache_gb": 0.2,
-    "evaluate.ks": [1, 2],
     "sink.flush_s": 1.0,
 }
 """Every part but the curves, and nothing learned: 6 steps of a rate that leaves the policy as able as it was."""

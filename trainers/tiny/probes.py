@@ -1,7 +1,8 @@
 """Teacher-forced probes: is each skill there that reflection will need, and does it survive distance?
 
 A probe is a text up to a point and what must follow; it is passed when the model's most likely token is right at every
-position of what follows (of a judgement: the likelier of the two). Documents of the probes are made like the lessons' but from another seed.
+position of what follows (of a judgement: the likelier of the two). Documents of the probes are made like the lessons'
+but from another seed.
 """
 
 from collections.abc import Callable, Collection
@@ -108,7 +109,7 @@ KINDS: tuple[tuple[str, Kind, tuple[int, ...]], ...] = (
 def passed(
     model: "PreTrainedModel", words: "Tokenizer", made: list[Probe], among: Collection[str] | None = None
 ) -> float:
-    """The share of probes whose continuation is the model's first choice throughout (of the tokens `among`, if given)."""
+    """The share of probes whose continuation is the model's first choice throughout (of `among` alone, if given)."""
     import torch
 
     texts = [words.encode(before + after).ids for before, after in made]

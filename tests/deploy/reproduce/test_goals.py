@@ -1,5 +1,6 @@
 """Goals are numbers in the tables: each is reached exactly when what it names is really there."""
 
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -163,5 +164,6 @@ def test_the_versions_of_the_table_and_of_the_curve(written):
 
 def test_a_version_given_up_is_told(written):
     written.add(filtered("evaluate", "5:s5", "not evaluated: log-probs differ"), filtered("evaluate", "6:s6", "other"))
-    assert written.versions(g.given_up([5])) == ["5:s5: not evaluated: log-probs differ"]
-    assert written.versions(g.given_up([2])) == []
+    assert written.versions(g.given_up([5], 0.0)) == ["5:s5: not evaluated: log-probs differ"]
+    assert written.versions(g.given_up([5], time.time() + 60)) == []
+    assert written.versions(g.given_up([2], 0.0)) == []

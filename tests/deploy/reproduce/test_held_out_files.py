@@ -43,6 +43,11 @@ def test_the_evaluation_asks_them_with_their_own_grader_and_no_producer_emits_on
     assert all(reserved.why(one) for one in asked)
 
 
+def test_more_than_are_reserved_is_refused():
+    with pytest.raises(ValueError, match="are reserved"):
+        problems.files(10_000, 1)
+
+
 def test_another_file_in_its_place_is_refused(tmp_path: Path):
     made = problems.files(4, 2)
     assert problems.read(tmp_path) == {}

@@ -53,14 +53,17 @@ def test_all_arms_train_alike_and_are_asked_alike(scale):
 def test_seeds_are_the_factorys_seeds_and_the_search_is_shared():
     plan = planned("laptop", seeds=[3, 5])
     assert {(p.dir, p.settings.factory.seed) for p in plan.phases} == {
-        ("search", 0), ("best_of_n", 0),
+        ("search", 0), ("best_of_n", 0), ("words/direct", 0),
         *((f"seed-{seed}/{arm}", seed) for seed in (3, 5) for arm in ("direct", "best_of_n", "astro")),
     }  # fmt: skip
     forks = {phase.dir: phase.fork for phase in plan.phases if phase.fork}
     assert forks == {
-        f"seed-{seed}/{arm}": "best_of_n" if arm == "best_of_n" else "search"
-        for seed in (3, 5)
-        for arm in ("direct", "best_of_n", "astro")
+        "words/direct": "search",
+        **{
+            f"seed-{seed}/{arm}": source
+            for seed in (3, 5)
+            for arm, source in (("direct", "words/direct"), ("best_of_n", "best_of_n"), ("astro", "search"))
+        },
     }
     assert [p.settings.factory.data for p in plan.phases] == [f"there/{p.dir}" for p in plan.phases]
 
@@ -74,11 +77,13 @@ def test_an_arm_starts_only_its_stages():
     assert [p.dir for p in planned(arms=["base", "direct"]).phases] == [
         "search",
         "search",
+        "words/direct",
         "seed-0/direct",
         "seed-0/direct",
     ]
     laptop = planned("laptop", arms=["direct", "best_of_n"], seeds=[1])
-    assert [p.name for p in laptop.phases[3:]] == [
+    assert [p.name for p in laptop.phases[2:]] == [
+        "best_of_n", "best_of_n: traces", "direct: traces",
         "seed 1 direct: train", "seed 1 direct: test", "seed 1 direct: curve",
         "seed 1 best_of_n: train", "seed 1 best_of_n: test",
     ]  # fmt: skip
@@ -98,12 +103,27 @@ def test_an_ablation_words_the_trees_anew():
 
 def test_the_users_settings_win_and_the_goals_follow_them():
     plan = planned(sets=["rl.max_steps=7", "factory.data=elsewhere", "factory.seed=9", 'factory.stages=["rl"]'])
+    few = planned(sets=["problems.limit=5"])
+    assert [of(few, name).settings.problems.limit for name in ("search", "best_of_n")] == [5, 0]
     train = of(plan, "seed 0 astro: train")
     assert 7 in [goal.of for goal in train.goals]
     assert (train.settings.factory.data, train.settings.factory.seed) == ("there/seed-0/astro", 0)
     assert "sft" in train.settings.factory.stages
     with pytest.raises(BadSettings, match="max_steps"):
         planned(sets=["rl.max_step=7"])
+
+
+@pytest.mark.parametrize("own", ["sft.sql='select * from examples'", "search.strategy='mcts'"])
+def test_what_makes_an_arm_is_not_the_users_to_change(own):
+    with pytest.raises(BadSettings, match=own.partition("=")[0]):
+        planned(sets=[own])
+    with pytest.raises(BadSettings, match="max_wrong"):
+        planned(ablations=["k=2"], sets=["linearize.max_wrong=3"])
+
+
+def test_a_broker_for_all_directories_is_refused():
+    with pytest.raises(BadSettings, match="a broker of its own"):
+        planned(sets=["broker.bootstrap='kafka:9092'"])
 
 
 def test_the_environment_is_read_too(monkeypatch):
@@ -123,7 +143,7 @@ def test_a_plan_is_written_once_and_another_one_refused_in_one_sentence(tmp_path
     assert (tmp_path / "plan.json").read_bytes() == written, "a directory may be moved"
     with pytest.raises(OtherPlan, match=r"seeds is \[0\] there, \[0,1\] here"):
         keep(tmp_path, describe(planned(seeds=[0, 1]), OUT, CONTENTS))
-    with pytest.raises(OtherPlan, match=r"rl\.lr is 0\.0001 there, 0\.001 here"):
+    with pytest.raises(OtherPlan, match=r"rl\.lr is 0\.0002 there, 0\.001 here"):
         keep(tmp_path, describe(planned(sets=["rl.lr=1e-3"]), OUT, CONTENTS))
     with pytest.raises(OtherPlan, match=r"test\.sha256"):
         keep(tmp_path, describe(plan, OUT, CONTENTS | {"test": b"b\na\n"}))
