@@ -1,5 +1,5 @@
 # Two commands do everything: `make demo` and `make test`. Both set up .venv first (seconds when it is already there).
-.PHONY: demo test check bench install clean
+.PHONY: demo test check bench bench-train install clean
 
 DEMO_MINUTES ?= 10
 
@@ -23,10 +23,15 @@ bench: .venv/.installed
 	.venv/bin/python -m benchmarks.cloning
 	.venv/bin/python -m benchmarks.page
 
+# The trainers against TRL, which gets an environment of its own (.bench-venv).
+bench-train: .venv/.installed
+	.venv/bin/python -m benchmarks.train
+	.venv/bin/python -m benchmarks.page
+
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml deploy/install.sh deploy/pins-cpu.txt
 	deploy/install.sh
 
 clean:
-	rm -rf .venv data
+	rm -rf .venv .bench-venv data
