@@ -72,12 +72,6 @@ def sha(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def read(out: Path) -> dict[str, bytes]:
-    """What `write` put there; nothing where a file is missing."""
-    paths = {name: out / f"{name}.jsonl" for name in ("test", "dev")}
-    return {name: path.read_bytes() for name, path in paths.items()} if all(p.exists() for p in paths.values()) else {}
-
-
 def write(out: Path, contents: dict[str, bytes]) -> None:
     """Put the files into `out`; what is there already must be the same.
 
