@@ -23,10 +23,9 @@ from safetensors.torch import save_file
 
 from schemas.errors import Told
 from trainers.model import local
-from trainers.ranks import Ranks
+from trainers.ranks import ALONE, Ranks
 
 KEEP = 2
-ALONE = Ranks()
 _NAME = re.compile(r"step-(\d+)\.(\d+)")
 
 

@@ -191,13 +191,12 @@ async def _one(
 
 
 def _publish(settings: Settings, rows: Sequence[Message]) -> None:
+    """Send all rows, the last one when the others are there."""
     client = kafka.producer(settings)
     try:
-        answers = [kafka.send(client, row) for row in rows if isinstance(row, Answers)]
-        for sent in answers:
-            sent.get(timeout=ACK_S)
-        for row in rows:
-            if not isinstance(row, Answers):
-                kafka.send(client, row).get(timeout=ACK_S)
+        sent = [kafka.send(client, row) for row in rows[:-1]]
+        for one in sent:
+            one.get(timeout=ACK_S)
+        kafka.send(client, rows[-1]).get(timeout=ACK_S)
     finally:
         client.close()

@@ -16,9 +16,7 @@ from trainers import model as policy
 from trainers import objectives
 from trainers.objectives import Tokens
 from trainers.packing import Batch, Row, pack
-from trainers.ranks import Ranks
-
-ALONE = Ranks()
+from trainers.ranks import ALONE, Ranks
 
 
 def tokens(group: RewardGroup) -> int:

@@ -99,6 +99,10 @@ class Ranks:
         fully_shard(model, mesh=mesh)
 
 
+ALONE = Ranks()
+"""A process that has no others beside it."""
+
+
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """This process among its ranks, by torchrun's variables RANK, WORLD_SIZE and LOCAL_RANK; without them, alone.

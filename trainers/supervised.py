@@ -10,9 +10,7 @@ from trainers import model as policy
 from trainers import objectives
 from trainers.learner import Learned, Learner
 from trainers.packing import Packing, Row, pack
-from trainers.ranks import Ranks
-
-ALONE = Ranks()
+from trainers.ranks import ALONE, Ranks
 
 
 class SftLearner(Learner):

@@ -28,7 +28,7 @@ SCORE = ("evaluate", "sink")
 ANSWERED: Final = ("answers", "evaluations")
 """Tables that a fork leaves empty: they speak of the base."""
 WORDED: Final = ("traces", "examples", "filtered", "dead_letters")
-"""Tables that an ablation of the traces makes anew from the trees."""
+"""Tables that an arm with its own words makes anew from the trees, reasons for having none included."""
 
 Resolve = Callable[[Mapping[str, Any]], Settings]
 """Settings of 'section.key': value, the user's own on top."""
