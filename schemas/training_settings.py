@@ -18,8 +18,9 @@ class TrainerSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """bfloat16: the matrix products only; the weights stay float32."""
     packing: Literal["padded", "packed"] = "padded"
     """A micro-batch: rows of like lengths side by side, or rows end to end as one that attention keeps apart."""
-    attention: str = "sdpa"
-    """transformers' name of it; with packed rows on a GPU flex_attention or flash_attention_2 skip what is masked."""
+    attention: str = "auto"
+    """transformers' name of it, or 'auto' (eager for short contexts on a CPU, else sdpa); with packed rows on a GPU
+    flex_attention or flash_attention_2 skip what is masked."""
     checkpointing: bool = False
     """Compute a layer's activations again in the backward pass: less memory, about a third more work."""
     compile: bool = False

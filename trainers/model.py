@@ -15,6 +15,8 @@ from trainers.packing import Batch
 
 Tensor = torch.Tensor
 BETAS = (0.9, 0.95)
+SHORT = 1024
+"""Context up to which a CPU is faster with plain matrix products than with SDPA, whose backward pass is slow there."""
 
 
 def accelerator() -> torch.device:
@@ -28,23 +30,30 @@ def prepare(threads: int, seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def load(directory: str | Path, *, attention: str = "sdpa", device: str | torch.device | None = None) -> Any:  # noqa: ANN401 - transformers has no types
+def load(directory: str | Path, *, attention: str = "auto", device: str | torch.device | None = None) -> Any:  # noqa: ANN401 - transformers has no types
     """A causal LM with float32 weights, dropout off, on a device (None = `accelerator()`).
+
+    'auto' attention is 'eager' for a short context on a CPU, else 'sdpa'.
 
     Raises:
         BadPolicy: transformers does not know this attention.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    place = torch.device(device or accelerator())
+    wanted = attention
+    if attention == "auto":
+        context = getattr(AutoConfig.from_pretrained(str(directory)).get_text_config(), "max_position_embeddings", None)
+        wanted = "eager" if place.type == "cpu" and (context or SHORT + 1) <= SHORT else "sdpa"
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(directory), dtype=torch.float32, attn_implementation=attention)
+        model = AutoModelForCausalLM.from_pretrained(str(directory), dtype=torch.float32, attn_implementation=wanted)
     except (ImportError, ValueError) as error:
-        if attention == "sdpa":
+        if attention == "auto":
             raise
-        raise BadPolicy(f"attention = {attention!r} does not work here ({first_line(error)}): set 'sdpa'") from error
-    return model.to(device or accelerator()).eval()
+        raise BadPolicy(f"attention = {attention!r} does not work here ({first_line(error)}): set 'auto'") from error
+    return model.to(place).eval()
 
 
 def fit(model: Any, *, checkpointing: bool, compiled: bool) -> list[torch.nn.Module]:  # noqa: ANN401

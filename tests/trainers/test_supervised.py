@@ -80,5 +80,5 @@ def test_checkpointing_keeps_fewer_activations_and_no_dropout(llama) -> None:
 
 
 def test_an_attention_that_is_not_there_says_what_to_set(llama) -> None:
-    with pytest.raises(policy.BadPolicy, match=r"attention = 'fancy'.*sdpa"):
+    with pytest.raises(policy.BadPolicy, match=r"attention = 'fancy'.*auto"):
         policy.load(llama(), attention="fancy")
