@@ -3,7 +3,7 @@
 Both sides get the same model, rows, prompts, batch sizes, lengths, learning rate, dtype and two cores, in turn, in one
 run (benchmarks/train_data.py). Each is a process of its own: benchmarks/train_ours.py here, benchmarks/trl_side.py in
 .bench-venv, which is made at the first run from benchmarks/trl.txt. TRL's variants are described there; ours is
-compared with the fastest of them.
+compared with the fastest of them, and so are ours: 'compiled' is torch.compile (sft.compile = true).
 
 What is counted: SFT, tokens of the rows, prompts included, padding not. RL, responses that an optimizer step was made
 with, generation, grading and new weights included. TRL trains on every group; the factory replaces groups whose rewards
@@ -30,7 +30,8 @@ from processors.chat import resolve
 
 ROOT = Path(__file__).parent.parent
 CORES = 2
-SFT_VARIANTS = (("packed",), ("padded", "18"), ("eager", "10"))
+OUR_SFT_VARIANTS = ((), ("compiled",))
+SFT_VARIANTS = (("packed",), ("padded", "18"), ("eager", "10"), ("eager", "10", "compiled"))
 RL_VARIANTS = (("transformers", "1"), ("transformers", "4"))
 LIMIT_S = 600.0
 
@@ -81,14 +82,16 @@ Side = dict[str, Any]
 
 
 def once(job: Job, theirs: Path, wanted: list[str]) -> dict[str, Side]:
-    """Every side once, by name: sft, sft_packed, ..., rl, rl_transformers_1, ..."""
+    """Every side once, by name: sft, sft_compiled, sft_packed, ..., rl, rl_transformers_1, ..."""
     found: dict[str, Side] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         lines = train_data.rows(job.model, train_data.examples(2000, 0))
         train_data.write(folder, job, lines, train_data.problems(512, 1))
         if "sft" in wanted:
-            found["sft"] = side([sys.executable, "-m", "benchmarks.train_ours", "sft", name], job.threads)
+            for ours in OUR_SFT_VARIANTS:
+                command = [sys.executable, "-m", "benchmarks.train_ours", "sft", name, *ours]
+                found["_".join(["sft", *ours])] = side(command, job.threads)
             for variant in SFT_VARIANTS:
                 command = [str(theirs), "-m", "benchmarks.trl_side", "sft", name, *variant]
                 found["_".join(["sft", *variant])] = side(command, job.threads)
@@ -119,32 +122,40 @@ def side(command: list[str], threads: int) -> Side:
 
 
 def figures(runs: list[dict[str, Side]]) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """The values by name, a number a run, and the ratios: the mean over the runs of ours over TRL's fastest variant."""
+    """The values by name, a number a run, and the ratios: the mean over the runs of our fastest over TRL's fastest."""
     values: dict[str, list[float]] = {}
     ratios: dict[str, float] = {}
     for kind, unit in (("sft", "tokens"), ("rl", "samples"), ("rl", "mixed")):
         names = [name for name in runs[0] if name.split("_")[0] == kind]
         if not names:
             continue
-        speeds = {name: [speed(run[name], name, unit) for run in runs] for name in names}
-        values |= {f"{label(name)}_{unit}_per_s": each for name, each in speeds.items()}
-        best = [max(each) for each in zip(*(speeds[name] for name in names if name != kind), strict=True)]
-        over = [ours / theirs for ours, theirs in zip(speeds[kind], best, strict=True)]
+        over = []
+        for run in runs:
+            speeds = {name: speed(run[name], unit) for name in names}
+            for name in names:
+                values.setdefault(f"{label(name, run[name])}_{unit}_per_s", []).append(speeds[name])
+            best = {who: max(speeds[name] for name in names if trls(run[name]) == who) for who in (True, False)}
+            over.append(best[False] / best[True])
         ratios[f"{kind}_ours_over_trl_{unit}"] = sum(over) / len(over)
     return values, ratios
 
 
-def label(name: str) -> str:
+def trls(found: Side) -> bool:
+    """Whether it was TRL's; its side says of which version."""
+    return "trl" in found
+
+
+def label(name: str, found: Side) -> str:
     """'sft' is sft_ours, 'sft_packed' is sft_trl_packed."""
     kind, *variant = name.split("_")
-    return "_".join([kind, "trl", *variant] if variant else [kind, "ours"])
+    return "_".join([kind, "trl" if trls(found) else "ours", *variant])
 
 
-def speed(found: Side, name: str, unit: str) -> float:
+def speed(found: Side, unit: str) -> float:
     """A side's tokens or samples a second; 'mixed': of groups with different rewards (all that ours trains on)."""
     if unit != "mixed":
         return float(found[unit] / found["seconds"])
-    return float(found["samples"] / found["seconds"] * (1.0 if name == "rl" else found["mixed_share"]))
+    return float(found["samples"] / found["seconds"] * (found["mixed_share"] if trls(found) else 1.0))
 
 
 def notes(job: Job, run: dict[str, Side]) -> list[str]:
@@ -152,7 +163,7 @@ def notes(job: Job, run: dict[str, Side]) -> list[str]:
     found = [
         f"tiny policy, {job.threads} cores a side, {job.dtype} matrix products, float32 weights, lr {job.lr}",
     ]
-    theirs = next(side for name, side in run.items() if "_" in name)
+    theirs = next(side for side in run.values() if trls(side))
     found.append(f"TRL {theirs['trl']}, transformers {theirs['transformers']}, torch {theirs['torch']}")
     if "sft" in run:
         found.append(f"SFT: {job.steps} steps of about {job.batch_tokens} tokens, loss on the responses")
@@ -160,7 +171,7 @@ def notes(job: Job, run: dict[str, Side]) -> list[str]:
         rate, mixed = ours["sampled"] / ours["seconds"], 100 * ours["mixed_share"]
         found += [
             f"RL: {job.groups} groups of {job.group} a step, at most {job.max_tokens} tokens; mean length: "
-            + ", ".join(f"{label(name)} {side['length']:.0f}" for name, side in run.items() if name.startswith("rl")),
+            + ", ".join(f"{label(name, side)} {side['length']:.0f}" for name, side in run.items() if name.startswith("rl")),
             f"RL ours: lag {ours['lag_mean']:.1f} versions on the mean, {ours['lag_max']} at most",
             f"RL ours: {rate:.0f} samples/s were sampled, {mixed:.0f} % of them mixed",
             "RL TRL: the number is how many optimizer steps the samples of one generation make",

@@ -1,11 +1,12 @@
 """The factory's side of benchmarks/train.py, on the files of train_data.py; prints one JSON object.
 
-- sft: the SFT trainer's own learner on batches that its own pool draws, in one process with both cores;
+- sft: the SFT trainer's own learner on batches that its own pool draws, in one process with both cores; `compiled`:
+  with sft.compile;
 - rl: `factory up` with the stages that RL needs (sample, verify, sink, prompts, rl) on the embedded broker and the real
   engine: the sampler and the trainer have a thread each, and what is beside them (broker, grader, tables) takes its
   part of the two cores. The clock starts `WARM_S` after the first step, when what was sampled before is used up.
 
-    python -m benchmarks.train_ours {sft|rl} WORK
+    python -m benchmarks.train_ours {sft|rl} WORK [compiled]
 """
 
 import json
@@ -27,10 +28,10 @@ EVERY_PROBLEM = "select id, 0.5 as pass_rate, 'benchmark' as why from problems"
 def main() -> None:
     """Run one side."""
     kind, folder = sys.argv[1], Path(sys.argv[2])
-    print(json.dumps({"sft": sft, "rl": rl}[kind](folder)))
+    print(json.dumps(sft(folder, compiled="compiled" in sys.argv[3:]) if kind == "sft" else rl(folder)))
 
 
-def sft(folder: Path) -> dict[str, Any]:
+def sft(folder: Path, *, compiled: bool = False) -> dict[str, Any]:
     """Tokens (padding not counted) and seconds of `steps` optimizer steps after the warm ones."""
     from trainers.packing import Row
     from trainers.pool import Pool
@@ -38,7 +39,8 @@ def sft(folder: Path) -> dict[str, Any]:
     from trainers.supervised import SftLearner
 
     job, lines, _ = read(folder)
-    section = (f"threads={job.threads}", f"dtype={job.dtype}", f"batch_tokens={job.batch_tokens}")
+    section = [f"threads={job.threads}", f"dtype={job.dtype}", f"batch_tokens={job.batch_tokens}"]
+    section.append(f"compile={str(compiled).lower()}")
     learner = SftLearner(load(environment={}, flags=[f"sft.{flag}" for flag in section]), Ranks())
     learner.load(job.model)
     pool = Pool(0, 1000.0, {})

@@ -5,6 +5,7 @@ variants and the fastest is compared with:
 
 - sft padded: batches of rows of like length (group_by_length), padded; NUMBER rows a micro-batch;
 - sft eager: the same with eager attention, whose backward pass is faster on a CPU for short rows than SDPA's;
+- `compiled` after NUMBER: the same with torch_compile;
 - sft packed: best-fit rows of 512 tokens, a row a micro-batch, attention kept apart by position ids (padding-free);
 - grpo transformers: `model.generate`, one generation for each optimizer step (on-policy), or for several;
 
@@ -13,7 +14,7 @@ load_weights there: 'Parameter' object has no attribute 'weight_loader').
 
 No logging, no saving, no evaluation, no reference model (beta 0), the same clip, loss and rewards as ours.
 
-    python -m benchmarks.trl_side {sft|grpo} WORK VARIANT [NUMBER]
+    python -m benchmarks.trl_side {sft|grpo} WORK VARIANT [NUMBER [compiled]]
 """
 
 import json
@@ -123,6 +124,7 @@ def sft(folder: Path, variant: str, number: int) -> dict[str, Any]:
         train_sampling_strategy="random" if packed else "group_by_length",
         max_steps=job.warm_steps + job.steps,
         completion_only_loss=True,
+        torch_compile="compiled" in sys.argv[5:],
     )
     model = open_model(job, "eager" if variant == "eager" else "sdpa")
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(data),

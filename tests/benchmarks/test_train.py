@@ -78,16 +78,19 @@ def test_the_factory_of_the_rl_side_has_its_stages_and_sizes(tmp_path):
     assert (chosen.rl.threads, chosen.engine.threads) == (1, 1)
 
 
-def test_a_ratio_is_of_ours_over_the_fastest_of_theirs():
-    ours = {"seconds": 2.0, "tokens": 40}
-    runs = [
-        {"sft": ours, "sft_packed": {"seconds": 2.0, "tokens": 16}, "sft_padded_18": {"seconds": 1.0, "tokens": 10}}
-    ]
-    values, ratios = train.figures(runs)
+def test_a_ratio_is_of_our_fastest_over_theirs():
+    run = {
+        "sft": {"seconds": 2.0, "tokens": 30},
+        "sft_compiled": {"seconds": 2.0, "tokens": 40},
+        "sft_packed": {"seconds": 2.0, "tokens": 16, "trl": "1"},
+        "sft_padded_18": {"seconds": 1.0, "tokens": 10, "trl": "1"},
+    }
+    values, ratios = train.figures([run])
     assert ratios == {"sft_ours_over_trl_tokens": 2.0}
+    assert values["sft_ours_compiled_tokens_per_s"] == [20.0]
     assert values["sft_trl_packed_tokens_per_s"] == [8.0]
     rl = {"seconds": 1.0, "samples": 60, "mixed_share": 0.6}
-    trl = {"seconds": 1.0, "samples": 20, "mixed_share": 0.5}
+    trl = {"seconds": 1.0, "samples": 20, "mixed_share": 0.5, "trl": "1"}
     _, ratios = train.figures([{"rl": rl, "rl_transformers_1": trl}])
     assert ratios == {"rl_ours_over_trl_samples": 3.0, "rl_ours_over_trl_mixed": 6.0}
 
