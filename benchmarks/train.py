@@ -171,7 +171,9 @@ def notes(job: Job, run: dict[str, Side]) -> list[str]:
         rate, mixed = ours["sampled"] / ours["seconds"], 100 * ours["mixed_share"]
         found += [
             f"RL: {job.groups} groups of {job.group} a step, at most {job.max_tokens} tokens; mean length: "
-            + ", ".join(f"{label(name, side)} {side['length']:.0f}" for name, side in run.items() if name.startswith("rl")),
+            + ", ".join(
+                f"{label(name, side)} {side['length']:.0f}" for name, side in run.items() if name.startswith("rl")
+            ),
             f"RL ours: lag {ours['lag_mean']:.1f} versions on the mean, {ours['lag_max']} at most",
             f"RL ours: {rate:.0f} samples/s were sampled, {mixed:.0f} % of them mixed",
             "RL TRL: the number is how many optimizer steps the samples of one generation make",
