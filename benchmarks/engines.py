@@ -26,11 +26,14 @@ class Labels:
         self._path = resolve("tiny")
         self._count = itertools.count()
         self._known: dict[str, Weights] = {}
+        self.trusted: set[str] = set()
+        """The engine's, which would miss these names in the files."""
 
     def fresh(self) -> Weights:
         """The tiny policy under a name that was not used before."""
         sha = f"label-{next(self._count)}"
         self._known[sha] = Weights(policy="policy", version=0, parent=-1, path=self._path, sha256=sha, trainer="base")
+        self.trusted.add(sha)
         return self._known[sha]
 
     def by_sha(self, sha: str) -> Weights | None:
@@ -55,6 +58,7 @@ class Bench:
         self.settings, self.labels = settings, Labels()
         self.chat = Chat(resolve("tiny"), settings.policy)
         self.engine = VllmEngine(settings, self.labels, Silent(), self.chat)
+        self.labels.trusted = self.engine.trusted
         self.grader = Grader(settings)
 
     def driver(self, search: SearchSection, engine: Generator | None = None) -> Driver:

@@ -10,7 +10,8 @@ from rich.table import Table
 from deploy.output import console
 from deploy.placement import is_shared, plan
 from deploy.stages import STAGES
-from processors import chat
+from processors import access, chat
+from schemas.access import shown
 from schemas.load import BadSettings, known
 from schemas.settings import Settings
 from schemas.topics import TOPICS
@@ -22,6 +23,7 @@ def check(settings: Settings) -> None:
     Raises:
         BadSettings, BadPolicy: naming the setting and what to do.
     """
+    access.check(settings)
     chat.resolve(settings.policy.path)
     for stage in settings.factory.stages:
         known(stage, STAGES, f"factory.stages: {stage!r}")
@@ -37,8 +39,8 @@ def check(settings: Settings) -> None:
 
 
 def changed(settings: Settings) -> dict[str, Any]:
-    """The settings that differ from their defaults, as 'section.key': value."""
-    now, default = msgspec.to_builtins(settings), msgspec.to_builtins(Settings())
+    """The settings that differ from their defaults, as 'section.key': value; secrets are hidden."""
+    now, default = shown(msgspec.to_builtins(settings)), msgspec.to_builtins(Settings())
     return {
         f"{section}.{key}": value
         for section, keys in now.items()
@@ -85,7 +87,7 @@ def print_topics(settings: Settings, out: Console) -> None:
 
 def print_settings(settings: Settings, *, as_json: bool, all_: bool) -> None:
     """Every setting in force as TOML-like lines, or as JSON."""
-    content = msgspec.to_builtins(settings) if all_ else changed(settings)
+    content = shown(msgspec.to_builtins(settings)) if all_ else changed(settings)
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(content)).decode())
         return

@@ -24,12 +24,13 @@ from rich.text import Text
 
 from deploy import plan
 from deploy.output import console
+from processors.announced import weights_sha
 from processors.chat import BadPolicy, Chat, resolve
 from processors.dataset import Datasets
 from processors.grading import Grader
 from processors.policy import Engine, open_engine
 from processors.rows import Place, message_batch
-from processors.versions import local, weights_sha
+from processors.versions import local
 from producers.sources.held_out import evaluation_file
 from producers.sources.items import Bad, BadSource, question_key
 from schemas.codec import content_sha, encode

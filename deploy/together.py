@@ -5,12 +5,16 @@ started here. The first rank is the stage; the others obey it (trainers/ranks.py
 """
 
 import os
-import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+MEETING = "RANKS_MEETING_FILE"
+"""The variable that names the file in which ranks of one machine find each other (trainers/ranks.py reads it)."""
 
 GRACE_S = 30.0
 """For the others to end by themselves once the first has ended well."""
@@ -30,7 +34,9 @@ def together(count: int) -> Iterator[None]:
         yield
         return
     world = {name: str(count) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
-    world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    # They find each other by a file, since torch's TCP store listens on every interface, and talk on loopback.
+    meeting = tempfile.TemporaryDirectory(prefix="ranks-")
+    world |= {MEETING: str(Path(meeting.name) / "meeting"), "GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, *sys.orig_argv[1:]]
     others = [
         subprocess.Popen(command, env={**os.environ, **world, "RANK": rank, "LOCAL_RANK": rank})
@@ -46,6 +52,7 @@ def together(count: int) -> Iterator[None]:
         ending.set()
         for other in others:
             _end(other, patience)
+        meeting.cleanup()
 
 
 def _watch(others: list["subprocess.Popen[bytes]"], ending: threading.Event) -> None:
@@ -66,8 +73,3 @@ def _end(process: "subprocess.Popen[bytes]", patience: float) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

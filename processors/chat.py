@@ -11,7 +11,9 @@ from typing import Any
 
 import msgspec
 
+from processors.expired import expired
 from schemas.errors import Told
+from schemas.messages import content_id
 from schemas.settings import PolicySection
 
 STEP_END = "\n\n"
@@ -46,7 +48,8 @@ def resolve(path: str) -> str:
     directory = Path(path).expanduser()
     if directory.exists() or path.startswith((".", "/", "~")):
         if not (directory / "config.json").exists():
-            raise BadPolicy(f"{path}: no config.json there; give a directory that transformers can open")
+            why = expired(directory) or "no config.json there"
+            raise BadPolicy(f"{path}: {why}; give a directory that transformers can open")
         return str(directory.resolve())
     return path
 
@@ -93,6 +96,9 @@ class Chat:
             raise BadPolicy(f"{path}: no tokenizer that can be opened ({first_line(error)}); {hint}") from error
         if not self.tokenizer.chat_template:
             raise BadPolicy(f"{path}: its tokenizer has no chat template; add chat_template.jinja to the directory")
+        added = (str(token) for token in self.tokenizer.added_tokens_decoder.values())
+        self.control = sorted({*self.tokenizer.all_special_tokens, *added}, key=len, reverse=True)
+        """Every text that the tokenizer would read as a token of its own, longest first."""
         self.instruct = self._is_general(path)
         wanted = "none" if settings.few_shot == "auto" and not self.instruct else settings.few_shot
         self.shots = few_shot(wanted)
@@ -112,11 +118,34 @@ class Chat:
 
     def prompt_ids(self, question: str) -> list[int]:
         """Token ids of the prompt, generation header included."""
-        text = self.tokenizer.apply_chat_template(self.messages(question), tokenize=False, add_generation_prompt=True)
-        return self.encode(text)
+        return self.conversation_ids(self.messages(question))
+
+    def conversation_ids(self, turns: list[dict[str, str]]) -> list[int]:
+        """Token ids of a conversation that the policy is to go on with.
+
+        Only the template makes control tokens. Where a turn spells one (a question with '<|eot_id|>' would end the
+        user's turn and speak for the policy), a mark goes through the template in its place, and its letters follow.
+
+        Raises:
+            BadPolicy: the template does not keep the text of a turn.
+        """
+        spelled = [token for token in self.control if any(token in turn["content"] for turn in turns)]
+        marks = {f"\ufdd0{content_id(number, turns)}\ufdd1": token for number, token in enumerate(spelled)}
+        for mark, token in marks.items():
+            turns = [{**turn, "content": turn["content"].replace(token, mark)} for turn in turns]
+        text = str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        if not marks:
+            return self._ids(text)
+        pieces = re.split(f"({'|'.join(marks)})", text)
+        if len(pieces) // 2 < sum(turn["content"].count(mark) for turn in turns for mark in marks):
+            raise BadPolicy("the policy's chat template changes the text of a question: it cannot be used safely")
+        return [id_ for piece in pieces for id_ in (self.encode(marks[piece]) if piece in marks else self._ids(piece))]
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, no special tokens added. A response's ids are never made this way after sampling."""
+        """Token ids of a text as letters: none is special. A response's ids are never made this way after sampling."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+    def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, token_ids: list[int]) -> str:

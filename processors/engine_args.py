@@ -26,6 +26,8 @@ def prepare_environment(threads: int, *, cuda: bool) -> None:
         ("VLLM_CONFIGURE_LOGGING", "1"),
         ("VLLM_NO_USAGE_STATS", "1"),
         ("TOKENIZERS_PARALLELISM", "false"),
+        ("VLLM_HOST_IP", "127.0.0.1"),  # an engine in this process is on one machine: it listens to nobody else
+        ("GLOO_SOCKET_IFNAME", "lo"),
     ):
         os.environ.setdefault(name, value)
     if not cuda:
@@ -33,8 +35,6 @@ def prepare_environment(threads: int, *, cuda: bool) -> None:
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
 def _config(path: str) -> Any:  # noqa: ANN401 - a transformers config

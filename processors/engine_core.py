@@ -128,8 +128,9 @@ class Core:
         self._engine.apply_model(_pack_head)
 
     def shutdown(self) -> None:
-        """Give the engine's memory back."""
+        """Give the engine's memory back, whoever still holds this object."""
         self._engine.engine_core.shutdown()
+        self._engine = None
 
 
 def _pack_head(model: torch.nn.Module) -> None:

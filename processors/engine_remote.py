@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import msgspec
 
+from processors.announced import check_bytes, check_place
 from processors.chat import Chat, resolve
 from processors.engine_queue import Turns
 from processors.fits import check_fit
@@ -80,6 +81,7 @@ class RemoteEngine:
         self._pump: asyncio.Task[None] | None = None
         self._loaded: Weights | None = None
         self._refused: dict[str, Exception] = {}
+        self._trusted: set[str] = set()
         self._dead: EngineDied | None = None
         self._running = self._tokens = self._switches = self._prompt_tokens = self._cached = 0
         self._card, self._dev = _meet(self._url)
@@ -202,6 +204,7 @@ class RemoteEngine:
         except (ProbeFailed, UnknownWeights) as error:
             self._refused[sha] = error
             self._status.add(errors=1)
+            self._status.set(refused=str(error))
             if old is not None:
                 await self._load(old)
             for place in self._turns.refuse(sha, old.sha256 if old else ""):
@@ -213,6 +216,10 @@ class RemoteEngine:
 
     async def _load(self, weights: Weights) -> None:
         assert self._client is not None
+        if weights.sha256 not in self._trusted:
+            check_place(self._settings, weights)
+            await asyncio.to_thread(check_bytes, weights)
+            self._trusted.add(weights.sha256)
         check_fit(weights.path, resolve(self._settings.policy.path))
         if self._dev:
             body = {"method": "reload_weights", "kwargs": {"weights_path": weights.path}}

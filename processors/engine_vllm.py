@@ -2,12 +2,16 @@
 
 A caller's request crosses to the thread in an inbox and comes back as its future's result in the caller's loop. The
 thread serves one version of the weights at a time (engine_queue.py), drains before it changes them, and probes them
-before anything is sampled. When the engine breaks, nothing it answers can be trusted: by default the process ends at
-once with exit code DIED, so that what was in hand stays uncommitted and is done again after the restart.
+before anything is sampled. Weights that fail their probe may be right and the engine wrong: so the engine is built
+anew, and if a fresh one disagrees as well the weights are refused, and it goes on with the version it had. When the
+engine breaks, nothing it answers can be trusted: by default the process ends at once with exit code DIED, so that what
+was in hand stays uncommitted and is done again after the restart.
 """
 
 import asyncio
+import gc
 import logging
+import math
 import os
 import queue
 import sys
@@ -16,6 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
+from processors.announced import WeightsElsewhere, check_bytes, check_place
 from processors.chat import Chat, resolve
 from processors.engine_core import Core, Sampled
 from processors.engine_queue import Turns
@@ -30,12 +35,17 @@ from processors.policy import (
     Request,
     UnknownWeights,
 )
-from processors.probe import check, probe_ids
+from processors.probe import Disagrees, check, probe_ids
+from schemas.killpoints import passed
 from schemas.messages import Weights
 from schemas.settings import Settings
 
 DIED = 70
 """Exit code of a process whose engine broke (EX_SOFTWARE); the supervisor restarts it."""
+
+MISSING_S = 30.0
+"""A directory that is not there is looked for again after this long: a shared disk may show it late."""
+OF_CORE = ("running", "prompt_tokens", "cached_tokens", "steps", "occupied")
 
 log = logging.getLogger(__name__)
 
@@ -89,10 +99,15 @@ class VllmEngine:
         self._turns: Turns[Job] = Turns(settings.engine.switch_after_s)
         self._jobs: dict[str, Job] = {}
         self._loaded: Weights | None = None
-        self._refused: dict[str, ProbeFailed] = {}
+        self._refused: dict[str, tuple[ProbeFailed | UnknownWeights, float]] = {}
+        self.trusted: set[str] = set()
+        """shas whose files were looked at already."""
+        self._restarts = 0
         self._dead: EngineDied | None = None
         self._tokens = self._count = self._switches = 0
         self._core: Core | None = None
+        self.max_len = 0
+        """Positions the engine has for prompt and response together."""
         started: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, args=(started,), name="engine", daemon=True)
         self._thread.start()
@@ -101,7 +116,7 @@ class VllmEngine:
 
     async def generate(self, request: Request) -> Completion:
         """Sample one response; see processors.policy.Engine."""
-        room = self._built.max_len - len(request.prompt_ids)
+        room = self.max_len - len(request.prompt_ids)
         weights = self._known(request.weights)
         if room < 1 or request.max_tokens < 1:
             return _completion(Sampled("", [], [], "", "length"), weights)
@@ -122,8 +137,8 @@ class VllmEngine:
     async def score(self, token_ids: Sequence[int], sha: str) -> list[float]:
         """Log-probs (nats) of token_ids[1:]; ValueError when there are more tokens than max_model_len - 1."""
         self._known(sha)
-        if len(token_ids) >= self._built.max_len:
-            raise ValueError(f"{len(token_ids)} tokens to score: the engine takes {self._built.max_len - 1}")
+        if len(token_ids) >= self.max_len:
+            raise ValueError(f"{len(token_ids)} tokens to score: the engine takes {self.max_len - 1}")
         if len(token_ids) < 2:
             return []
         request = Request(prompt_ids=list(token_ids), max_tokens=1, weights=sha)
@@ -131,29 +146,21 @@ class VllmEngine:
 
     def stats(self) -> EngineStats:
         """A moment of this engine."""
-        core, loaded = self._built, self._loaded
+        core, loaded = self._core, self._loaded
+        of_core = {} if core is None else {name: getattr(core, name) for name in OF_CORE}  # None: it begins anew
         return EngineStats(
             tokens=self._tokens,
-            running=core.running,
             waiting=len(self._turns) + self._inbox.qsize(),
             version=loaded.version if loaded else -1,
             sha=loaded.sha256 if loaded else "",
-            prompt_tokens=core.prompt_tokens,
-            cached_tokens=core.cached_tokens,
-            steps=core.steps,
-            occupied=core.occupied,
             switches=self._switches,
+            **of_core,
         )
 
     def close(self) -> None:
         """Stop the thread; what is still in the engine fails with EngineDied."""
         self._inbox.put(None)
         self._thread.join(30)
-
-    @property
-    def max_len(self) -> int:
-        """Positions the engine has for prompt and response together."""
-        return self._built.max_len
 
     @property
     def _built(self) -> Core:
@@ -178,13 +185,13 @@ class VllmEngine:
 
     def _main(self, started: "queue.SimpleQueue[Exception | None]") -> None:
         try:
-            self._core = Core(self._settings, resolve(self._settings.policy.path))
+            self._build()
         except Exception as error:  # noqa: BLE001 - told to the constructor, which raises it
             started.put(EngineNotStarted(f"the engine could not be started: {type(error).__name__}: {error}"))
             return
         started.put(None)
         try:
-            while self._cycle(self._core):
+            while self._cycle(self._built):
                 pass
             self._dead = EngineDied("the engine was closed")
         except Exception as error:  # noqa: BLE001 - the thread's edge: an engine that raised is not to be trusted
@@ -192,7 +199,12 @@ class VllmEngine:
             self._status.add(errors=1)
             self._on_death(self._dead)
         self._fail_all(self._dead)
-        self._core.shutdown()
+        if self._core is not None:  # None: a fresh one could not be built
+            self._core.shutdown()
+
+    def _build(self) -> None:
+        self._core = Core(self._settings, resolve(self._settings.policy.path))
+        self.max_len = self._core.max_len
 
     def _cycle(self, core: Core) -> bool:
         """Take in, perhaps change weights, admit, step, hand out; False when closed."""
@@ -201,7 +213,8 @@ class VllmEngine:
         self._forget_cancelled(core)
         now = time.monotonic()
         if (sha := self._turns.turn(now, core.running)) is not None:
-            self._switch(core, sha)
+            self._switch(sha)
+            core = self._built
         outcomes = [failed for id_ in self._admit(core, now) if (failed := self._start(core, id_)) is not None]
         if core.running:
             outcomes += [(self._jobs.pop(sampled.id), sampled) for sampled in core.step()]
@@ -219,8 +232,9 @@ class VllmEngine:
             if job is None:
                 return False
             sha = job.request.weights
-            if sha in self._refused:
-                _deliver([(job, self._refused[sha])])
+            error, until = self._refused.get(sha, (None, 0.0))
+            if error is not None and time.monotonic() < until:
+                _deliver([(job, error)])
             else:
                 self._turns.add(sha, job, time.monotonic())
         return True
@@ -251,29 +265,55 @@ class VllmEngine:
             return self._jobs.pop(id_), error
         return None
 
-    def _switch(self, core: Core, sha: str) -> None:
+    def _switch(self, sha: str) -> None:
         """Load and probe; when that fails put the old weights back and refuse what waits for the new ones."""
         old = self._loaded
         if old is not None and old.sha256 == sha:
             return
         try:
             weights = self._known(sha)
-            self._load(core, weights)
+            self._enter(weights)
         except (ProbeFailed, UnknownWeights) as error:
-            if isinstance(error, ProbeFailed):
-                self._refused[sha] = error
+            for_good = isinstance(error, ProbeFailed | WeightsElsewhere)
+            self._refused[sha] = (error, math.inf if for_good else time.monotonic() + MISSING_S)
             if old is not None:
-                self._load(core, old)
+                self._load(old)
             log.error("%s", error)  # noqa: TRY400 - the sentence says it all
             self._status.add(errors=1)
+            self._status.set(refused=str(error))
             _deliver([(job, error) for job in self._turns.refuse(sha, old.sha256 if old else "")])
             return
         self._loaded = weights
         self._switches += 1
         self._status.set(version=weights.version)
 
-    def _load(self, core: Core, weights: Weights) -> None:
+    def _enter(self, weights: Weights) -> None:
+        """Load weights that are in place and unchanged; where the log-probs disagree, once more in a fresh engine."""
+        if weights.sha256 not in self.trusted:
+            check_place(self._settings, weights)
+            check_bytes(weights)
+            self.trusted.add(weights.sha256)
+        try:
+            self._load(weights)
+        except Disagrees as error:
+            log.error("%s; a fresh engine tries once more", error)  # noqa: TRY400 - the sentence says it all
+            self._restart()
+            self._load(weights)
+
+    def _restart(self) -> None:
+        """A fresh engine on this thread, with the policy's own weights; nothing runs in the old one."""
+        self._status.set(waiting="a fresh engine: a probe failed")
+        self._built.shutdown()
+        self._core = None
+        gc.collect()  # the old one's memory first: two do not fit on a GPU
+        self._build()
+        self._restarts += 1
+        self._status.set(waiting="", engine_restarts=self._restarts)
+
+    def _load(self, weights: Weights) -> None:
+        core = self._built
         core.load(weights.path)
+        passed("engine:announcement")
         if ids := probe_ids(weights, core.max_len):
             core.add_score("probe", ids, weights.sha256)
             scored: list[Sampled] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from processors.expired import expired
 from processors.policy import ProbeFailed, UnknownWeights
 
 TIED = "lm_head.weight"
@@ -36,7 +37,7 @@ def check_fit(path: str, like: str) -> None:
     """
     directory, model = Path(path), Path(like)
     if directory.is_absolute() and not any(directory.glob("*.safetensors")):
-        raise UnknownWeights(f"{path}: no *.safetensors there (deleted, or on another machine?)")
+        raise UnknownWeights(f"{path}: no weights there: {expired(path) or 'deleted, or on another machine?'}")
     if not (directory.is_dir() and model.is_dir()):
         return
     try:

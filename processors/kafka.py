@@ -13,6 +13,7 @@ import msgspec
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaConfigurationError, KafkaError, TopicAlreadyExistsError
 
+from processors.access import advice, client_options
 from processors.status import alive
 from schemas.codec import encode
 from schemas.errors import Told
@@ -20,6 +21,8 @@ from schemas.messages import Message
 from schemas.settings import Settings
 from schemas.topics import BY_MESSAGE, TOPICS, message_key
 
+FETCH_BYTES = 1 << 20
+"""Of a partition at a time, whatever waits there; a larger message comes alone. It bounds what a consumer holds."""
 STALL_S = 30.0
 """A read that makes no progress for this long gives up with a clear error."""
 
@@ -71,6 +74,7 @@ def _common(settings: Settings) -> dict[str, Any]:
         "allow_auto_create_topics": False,
         "receive_message_max_bytes": 1_000_000_000,
         "metrics_enabled": False,
+        **client_options(settings),
     }
 
 
@@ -84,7 +88,7 @@ def _reaching(settings: Settings) -> Iterator[None]:
         where = bootstrap(settings)
         raise BrokerMissing(
             f"no broker answered at {where} within {settings.broker.connect_timeout_s:g} s ({type(error).__name__}): "
-            "start it, or name another with --broker HOST:PORT"
+            f"start it, or name another with --broker HOST:PORT{advice(settings)}"
         ) from error
 
 
@@ -134,7 +138,7 @@ def consumer(
         "enable_auto_commit": False,
         "isolation_level": "read_committed",
         "fetch_max_wait_ms": 200,
-        "max_partition_fetch_bytes": broker.message_max_bytes,
+        "max_partition_fetch_bytes": FETCH_BYTES,
         "session_timeout_ms": broker.session_timeout_ms,
         "heartbeat_interval_ms": broker.session_timeout_ms // 3,
         "max_poll_interval_ms": broker.rebalance_timeout_ms,
@@ -268,18 +272,22 @@ def lag(settings: Settings, group: str, topic: str) -> int:
     return sum(max(0, end - done.get(at, 0)) for at, end in highwater(settings, [topic]).items())
 
 
-def tail(settings: Settings, topic: str, start: dict[int, int]) -> Iterator[Any]:
+def tail(
+    settings: Settings, topic: str, start: dict[int, int], ends: dict[tuple[str, int], int] | None = None
+) -> Iterator[Any]:
     """The topic's records from given offsets to its present end, partition by partition interleaved.
 
     Args:
         settings: where the broker is.
         topic: its name.
         start: first offset by partition; a partition that is not named begins at its first record.
+        ends: where to stop, by (topic, partition), where it was asked already (`highwater`); others are not read.
 
     Raises:
         BrokerMissing: when nothing arrives for 30 s although the end is not reached.
     """
-    ends = {at: end for at, end in highwater(settings, [topic]).items() if end > start.get(at[1], 0)}
+    known = highwater(settings, [topic]) if ends is None else ends
+    ends = {at: end for at, end in known.items() if end > start.get(at[1], 0)}
     client = consumer(settings)
     try:
         client.assign([TopicPartition(*at) for at in ends])

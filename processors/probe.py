@@ -11,30 +11,35 @@ from processors.policy import ProbeFailed
 from schemas.messages import Weights
 
 
+class Disagrees(ProbeFailed):
+    """The weights were loaded, and the log-probs are others: the weights, or what computes with them, are at fault."""
+
+
 def probe_ids(weights: Weights, max_len: int) -> list[int]:
     """The tokens to score, cut to what an engine of `max_len` positions can score; [] = nothing to probe."""
     ids = weights.probe_ids[: max(max_len - 1, 0)]
     return ids if len(ids) > 1 else []
 
 
-def check(weights: Weights, logprobs: Sequence[float], tolerance: float) -> float:
-    """The mean |difference| (nats) of the engine's log-probs to the trainer's.
+def check(weights: Weights, logprobs: Sequence[float], tolerance: float, whose: str = "the engine's") -> float:
+    """The mean |difference| (nats) of somebody's log-probs to the announced ones.
 
     Args:
         weights: probe_logprobs[i] belongs to probe_ids[i + 1].
         logprobs: the engine's, for the ids that probe_ids() gave; shape [ids - 1].
         tolerance: the largest mean that passes.
+        whose: for the sentence.
 
     Raises:
-        ProbeFailed: above the tolerance, not a number, or a different length.
+        Disagrees: above the tolerance, not a number, or a different length.
     """
     expected = weights.probe_logprobs[: len(logprobs)]
     if not expected or len(expected) != len(logprobs):
-        raise ProbeFailed(f"weights v{weights.version}: {len(logprobs)} log-probs to compare with {len(expected)}")
+        raise Disagrees(f"weights v{weights.version}: {len(logprobs)} log-probs to compare with {len(expected)}")
     mean = math.fsum(abs(ours - theirs) for ours, theirs in zip(logprobs, expected, strict=True)) / len(expected)
     if not mean <= tolerance:
-        raise ProbeFailed(
-            f"weights v{weights.version} at {weights.path}: the engine's log-probs differ from the trainer's by "
+        raise Disagrees(
+            f"weights v{weights.version} at {weights.path}: {whose} log-probs differ from those announced by "
             f"{mean:.4f} nats a token (engine.probe_tolerance is {tolerance}); the old weights stay"
         )
     return mean

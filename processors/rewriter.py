@@ -12,7 +12,7 @@ request's seed is of the tree, the place and the step, so that the same tree giv
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -35,7 +35,9 @@ class Speaker(Protocol):
     """The part of a processors.chat.Chat that rewriting needs."""
 
     instruct: bool
-    tokenizer: Any
+
+    def conversation_ids(self, turns: list[dict[str, str]]) -> list[int]:
+        """The tokens of a conversation to go on with."""
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text."""
@@ -128,8 +130,7 @@ class Rewriter:
             turns.append({"role": "user", "content": asking(shot.question, shot.so_far, shot.step)})
             turns.append({"role": "assistant", "content": shot.rewrite})
         turns.append({"role": "user", "content": asking(place.question, place.so_far, place.step)})
-        text = self.chat.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return self.chat.encode(text)
+        return self.chat.conversation_ids(turns)
 
     def _retold(self, trace: Trace, told: dict[Place, Told]) -> Trace:
         """The trace with its new words; a jump quotes the ancestor's step as it is told now."""

@@ -4,38 +4,22 @@ Without a consumer group and from the beginning, so that a worker that starts la
 depends on another's offsets.
 """
 
-import hashlib
 import threading
 import time
 from collections.abc import Collection
 from pathlib import Path
 
 from processors import kafka
+from processors.announced import weights_sha
 from processors.chat import BadPolicy, first_line, resolve
 from schemas.codec import BadMessage, decode
+from schemas.killpoints import passed
 from schemas.messages import Weights
 from schemas.settings import Settings
 
 TOPIC = "weights"
 POLL_MS = 250
 RETRY_S = 2.0
-
-
-def weights_sha(directory: str | Path) -> str:
-    """sha256 (hex) over the directory's safetensors files in the order of their names.
-
-    Raises:
-        FileNotFoundError: when there are none.
-    """
-    files = sorted(Path(directory).glob("*.safetensors"))
-    if not files:
-        raise FileNotFoundError(f"{directory}: no *.safetensors there")
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 class Versions:
@@ -92,9 +76,13 @@ class Versions:
         with self._changed:
             return [self._rows[version] for version in sorted(self._rows)]
 
-    def latest(self, trainers: Collection[str] | None = None) -> Weights | None:
-        """The newest version, or the newest of these trainers ('base', 'sft', 'rl'); None where there is none."""
-        return next((row for row in reversed(self.all()) if trainers is None or row.trainer in trainers), None)
+    def latest(self, trainers: Collection[str] | None = None, refused: Collection[str] = ()) -> Weights | None:
+        """The newest version, or the newest of these trainers ('base', 'sft', 'rl'); None where there is none.
+
+        Versions with a sha among `refused` are passed over.
+        """
+        rows = (row for row in reversed(self.all()) if row.sha256 not in refused)
+        return next((row for row in rows if trainers is None or row.trainer in trainers), None)
 
     def base(self) -> Weights | None:
         """Version 0."""
@@ -156,6 +144,7 @@ def ensure_base(settings: Settings, versions: Versions) -> Weights:
     )
     producer = kafka.producer(settings)
     kafka.send(producer, row).get(timeout=30)
+    passed("base:announcement")
     producer.close()
     versions.wait(0, timeout=30)
     if base := versions.base():

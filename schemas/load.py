@@ -6,6 +6,7 @@ An unknown key is refused with the nearest right one; a value of the wrong type 
 import difflib
 import json
 import os
+import re
 import tomllib
 import typing
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from schemas.access import SECRETS, is_place
 from schemas.errors import Told
 from schemas.settings import Settings
 
@@ -44,13 +46,14 @@ def load(
     for name, value in env.items():
         if name.startswith(PREFIX):
             section, _, key = name.removeprefix(PREFIX).lower().partition("_")
-            _set(merged, section, key, value, origin=name)
+            hidden = f"{section}.{key}" in SECRETS and not is_place(value)
+            _set(merged, section, key, f"env:{name}" if hidden else value, origin=name)
     for flag in flags:
         path, equals, value = flag.partition("=")
         section, dot, key = path.strip().partition(".")
         if not (equals and dot):
-            raise BadSettings(f"--set {flag}: write it as section.key=value, for example search.k=8")
-        _set(merged, section, key, value.strip(), origin=f"--set {flag}")
+            raise BadSettings(f"--set {path}: write it as section.key=value, for example search.k=8")
+        _set(merged, section, key, value.strip(), origin=f"--set {path.strip()}")  # the value may be a secret
     return _convert(merged)
 
 
@@ -63,8 +66,10 @@ def _from_file(file: Path | None) -> dict[str, Any]:
         content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:
         raise BadSettings(f"{path}: no such settings file") from None
-    except (ValueError, OSError) as error:  # TOML, JSON and UTF-8 errors are ValueErrors
+    except (ValueError, OSError, RecursionError) as error:  # TOML, JSON and UTF-8 errors are ValueErrors
         raise BadSettings(f"{path}: not readable as settings: {error}") from error
+    if not isinstance(content, dict):
+        raise BadSettings(f"{path}: not readable as settings: it holds no [sections]")
     for section, keys in content.items():
         known(section, Settings.__struct_fields__, f"section [{section}] in {path}")
         if not isinstance(keys, dict):
@@ -108,13 +113,35 @@ def _value(text: str) -> Any:  # noqa: ANN401 - whatever TOML says
     """`text` as a TOML value where it is one ('8', 'true', '[1]'), else as it stands."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
 
 
+def _numbers(content: Any, place: str = "") -> None:  # noqa: ANN401 - settings as plain values
+    """Refuse numbers that no computation survives: NaN, infinity, and what has no 64 bits' room."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            _numbers(value, f"{place}.{name}" if place else str(name))
+    elif isinstance(content, list):
+        for value in content:
+            _numbers(value, place)
+    elif isinstance(content, int | float) and not -(2**63) <= content < 2**63:
+        raise BadSettings(f"bad setting: {place} = {content}: not a number that can be used")
+
+
 def _convert(merged: dict[str, Any]) -> Settings:
+    _numbers(merged)
     try:
         return msgspec.convert(merged, Settings, strict=True)
     except msgspec.ValidationError as error:
         where = str(error).replace("`$.", "`")
-        raise BadSettings(f"bad setting: {where}") from error
+        raise BadSettings(f"bad setting: {where}{_choices(where)}") from error
+
+
+def _choices(text: str) -> str:
+    """What may stand in the place of a wrong choice; '' for any other error."""
+    place = re.search(r"Invalid enum value .* at `(\w+)\.(\w+)`", text)
+    if place is None:
+        return ""
+    options = typing.get_args(typing.get_type_hints(section_type(place[1])).get(place[2]))
+    return f": write one of {', '.join(str(option) or 'nothing' for option in options)}" if options else ""

@@ -221,8 +221,8 @@ class Weights(Message, frozen=True, kw_only=True):
     """The version it was trained from; -1 for the base."""
     path: str
     """A directory that transformers and vLLM open as it is."""
-    sha256: str
-    """Of the safetensors file."""
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9A-Za-z]{1,64}$")]
+    """Of the safetensors file (hex). It names a file of samples, so it is never a path."""
     trainer: Literal["base", "sft", "rl"]
     run: str = ""
     step: int = 0

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from schemas.kinds import Count, Positive
+from schemas.access import Access
+from schemas.kinds import Count, NotNegative, Positive
 from schemas.training_settings import RlSection, SftSection
 
 
@@ -29,11 +30,9 @@ class FactorySection(Section, frozen=True, kw_only=True):
     """A process that dies this often without progress stops the factory."""
 
 
-class BrokerSection(Section, frozen=True, kw_only=True):
-    """Kafka."""
+class BrokerSection(Access, frozen=True, kw_only=True):
+    """Kafka; where it is and how it lets us in stands in schemas/access.py."""
 
-    bootstrap: str = ""
-    """HOST:PORT[,HOST:PORT...]; empty = the embedded broker of this data directory."""
     memory_limit_mb: Count = 2048
     """The embedded broker is drained and started anew above this."""
     connect_timeout_s: Positive = 15.0
@@ -43,6 +42,9 @@ class BrokerSection(Section, frozen=True, kw_only=True):
     message_max_bytes: Count = 16_777_216
     """One limit for topics, producers and consumers; a larger message travels as a file in <data>/large."""
     replication_factor: Count = 1
+    ahead: Count = 512
+    """A stage pauses while a consumer of what it makes is this many messages behind ([problems] and [prompts] have
+    their own)."""
     compression: Literal["none", "gzip", "zstd"] = "zstd"
     """Of produced batches; zstd needs the package `cramjam` in the processors (installed with the factory)."""
 
@@ -63,6 +65,9 @@ class PolicySection(Section, frozen=True, kw_only=True):
     """'tiny' (packaged), a directory, or a Hugging Face hub name."""
     name: str = "policy"
     """Key of the weights topic."""
+    weights_dirs: list[str] = []
+    """Directories, beside <data>/weights and `path`, under which announced weights may lie: a worker whose data
+    directory is not the trainer's needs the trainer's <data>/weights here."""
     few_shot: str = "auto"
     """A JSON file of [{"question", "answer"}], 'auto' (a built-in set for untrained instruct models), or 'none'."""
     temperature: Positive = 1.0
@@ -217,6 +222,31 @@ class SinkSection(Section, frozen=True, kw_only=True):
     flush_bytes: Count = 16_777_216
 
 
+class FailuresSection(Section, frozen=True, kw_only=True):
+    """What becomes of input that fails (processors/failures.py)."""
+
+    retry_s: NotNegative = 30.0
+    """A transient error (disk, connection, engine) is tried again in place for this long; 0 = not at all."""
+    share: Positive = 0.5
+    """A stage stops when more than this share of its last `window` inputs became dead letters; 1 = never."""
+    window: Count = 64
+
+
+class WeightsSection(Section, frozen=True, kw_only=True):
+    """The files of published versions."""
+
+    keep: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Of the newest; older ones go when nothing needs them (trainers/retention.py says what does). 0 = all stay."""
+
+
+class SqlSection(Section, frozen=True, kw_only=True):
+    """Limits of any SQL that is given to the factory: `factory sql`, prompts.sql, sft.sql."""
+
+    timeout_s: Positive = 60.0
+    memory_mb: Count = 4096
+    """Of a query's work, and of its answer."""
+
+
 class PromptsSection(Section, frozen=True, kw_only=True):
     """RL problems."""
 
@@ -284,6 +314,9 @@ class Settings(Section, frozen=True, kw_only=True):
     linearize: LinearizeSection = LinearizeSection()
     verify: VerifySection = VerifySection()
     sink: SinkSection = SinkSection()
+    weights: WeightsSection = WeightsSection()
+    failures: FailuresSection = FailuresSection()
+    sql: SqlSection = SqlSection()
     prompts: PromptsSection = PromptsSection()
     sample: SampleSection = SampleSection()
     sft: SftSection = SftSection()

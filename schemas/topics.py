@@ -5,6 +5,7 @@ from operator import attrgetter
 import msgspec
 
 from schemas import messages as m
+from schemas.replay import Replay
 from schemas.settings import Settings
 
 
@@ -46,6 +47,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic(name="training", message=m.TrainingStep, key="run", sizing="single"),
     Topic(name="filtered", message=m.Filtered, key="input_id", sizing="single"),
     Topic(name="dead.letters", message=m.DeadLetter, key="id", sizing="single"),
+    Topic(name="replays", message=Replay, key="row_id", sizing="single"),
 )
 
 BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}

@@ -32,8 +32,9 @@ class TrainerSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class SftSection(TrainerSection, frozen=True, kw_only=True):
     """Supervised fine-tuning."""
 
-    sql: str = "select * from examples"
-    """The training set: a query over the datasets with columns id, problem, text; append-only in id."""
+    sql: str = "select * from examples where id not in (select id from replaced)"
+    """The training set: a query over the datasets with columns id, problem, text; append-only in id. `replaced` names
+    what a later `factory replay` made otherwise: without it a training set may hold both copies."""
     min_examples: Count = 32
     lr: Positive = 8e-4
     """[ours] for the tiny policy; the paper's 3e-6 suits 8B and more."""

@@ -19,6 +19,7 @@ from processors.status import Status
 from processors.versions import Versions
 from producers.sources.held_out import held_out
 from schemas.errors import Told
+from schemas.killpoints import passed
 from schemas.messages import Answers, Evaluation, Filtered, Message, Problem, Weights, content_id
 from schemas.settings import Settings
 from trainers.samples import Draw, Log, Sample, draws
@@ -165,6 +166,7 @@ async def run(
         weights = pick(pending, turn)
         turn += 1
         rows = await _one(settings, engine, chat, problems, grader, weights, status)
+        passed("evaluate:working")
         await asyncio.to_thread(_publish, settings, rows)
         done.add((weights.version, weights.sha256))
 
@@ -197,6 +199,7 @@ def _publish(settings: Settings, rows: Sequence[Message]) -> None:
         sent = [kafka.send(client, row) for row in rows[:-1]]
         for one in sent:
             one.get(timeout=ACK_S)
+        passed("evaluate:output")
         kafka.send(client, rows[-1]).get(timeout=ACK_S)
     finally:
         client.close()

@@ -48,7 +48,9 @@ def load(directory: str | Path, *, attention: str = "auto", device: str | torch.
         context = getattr(AutoConfig.from_pretrained(str(directory)).get_text_config(), "max_position_embeddings", None)
         wanted = "eager" if place.type == "cpu" and (context or SHORT + 1) <= SHORT else "sdpa"
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(directory), dtype=torch.float32, attn_implementation=wanted)
+        model = AutoModelForCausalLM.from_pretrained(
+            str(directory), dtype=torch.float32, attn_implementation=wanted, use_safetensors=True
+        )
     except (ImportError, ValueError) as error:
         if attention == "auto":
             raise

@@ -15,6 +15,8 @@ import torch
 
 from schemas.errors import Told
 
+MEETING = "RANKS_MEETING_FILE"
+"""The variable that names a file in which ranks of one machine find each other; without it, torchrun's address."""
 FOR_EVER = timedelta(days=365)
 _LOCAL: Mapping[str, str] = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
 
@@ -119,7 +121,9 @@ def joined() -> Iterator[Ranks]:
     here = {name: int(os.environ.get(name, default)) for name, default in _LOCAL.items()}
     device = _device(here["LOCAL_RANK"], here["LOCAL_WORLD_SIZE"])
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=rank, world_size=world)
+    meeting = os.environ.get(MEETING, "")
+    where = f"file://{meeting}" if meeting else "env://"
+    dist.init_process_group(backend, init_method=where, rank=rank, world_size=world)
     try:
         yield Ranks(rank, world, device).connected()
     finally:

@@ -9,7 +9,8 @@ import msgspec
 from deploy.reproduce import problems
 from deploy.reproduce.plan import BEST_OF_N, SEARCH, Plan, told
 from processors import chat
-from processors.versions import local, weights_sha
+from processors.announced import weights_sha
+from processors.versions import local
 from schemas.errors import Told
 
 PLAN, TIMINGS = "plan.json", "timings.json"

@@ -7,8 +7,8 @@ import pytest
 
 from deploy import sql
 from deploy.score import One, read_problems, score
+from processors.announced import weights_sha
 from processors.chat import BadPolicy, resolve
-from processors.versions import weights_sha
 from schemas.load import BadSettings
 from schemas.messages import Weights
 

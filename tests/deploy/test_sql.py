@@ -68,7 +68,7 @@ def test_reading_queries_are_answered(settings, query):
 
 def test_statements_that_describe_are_answered(settings):
     assert sql.query(settings, "describe problems").num_rows == len(TABLES["problems"])
-    assert sql.query(settings, "show tables").num_rows == len(TABLES) + 1
+    assert sql.query(settings, "show tables").num_rows == len(TABLES) + len(("superseded", "replaced"))
     assert sql.query(settings, "summarize problems").num_rows == len(TABLES["problems"])
     assert sql.query(settings, "pivot problems on source using count(*) group by answer").num_rows == 1
     assert "PARQUET" in sql.render(sql.query(settings, "explain select id from problems")).upper()
@@ -224,3 +224,18 @@ def test_without_tables_it_says_what_to_do(make_settings):
     with pytest.raises(NoDatasets, match="factory up"):
         sql.query(make_settings("factory.data=/nowhere/at/all"), "select 1")
     assert sql.answer(make_settings("factory.data=/nowhere/at/all"), "select 1").startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("query", "flag", "says"),
+    [
+        ("select count(*) from range(100000000) a, range(100000000) b", "sql.timeout_s=0.3", "stopped after 0.3 s"),
+        ("select list(i) from range(50000000) t(i)", "sql.memory_mb=16", "than 16 MB"),
+        ("select i from range(50000000) t(i)", "sql.memory_mb=16", "than 16 MB"),
+    ],
+    ids=["time", "work", "answer"],
+)
+def test_a_query_beyond_its_limits_is_stopped_and_says_which(settings, make_settings, query, flag, says):
+    with pytest.raises(sql.BadQuery, match=says) as caught:
+        sql.query(make_settings(flag), query)
+    assert "\n" not in str(caught.value)

@@ -74,7 +74,9 @@ def test_versions_take_turns_and_every_log_prob_is_their_own(served, make_settin
     third = make_model(tmp_path / "third", seed=2, tied=False)
     broken = announced(third, 2, probe_ids=PROMPT[:8], probe_logprobs=[-1.0] * 7)
     misfit = announced(corrupt(policy, tmp_path / "misfit"), 3)
-    settings = make_settings(f"engine.url={url}", "engine.switch_after_s=0.2", f"policy.path={policy}")
+    settings = make_settings(
+        f"engine.url={url}", "engine.switch_after_s=0.2", f"policy.path={policy}", f'policy.weights_dirs=["{tmp_path}"]'
+    )
     catalog = Announced(first, second, broken, misfit)
     engine = RemoteEngine(settings, catalog, Recorder(), Chat(str(policy), settings.policy))
     shas = [first.sha256, second.sha256] * 6

@@ -30,13 +30,8 @@ class Letters:
 
     instruct = True
 
-    @property
-    def tokenizer(self):
-        return self
-
-    def apply_chat_template(self, turns, *, tokenize, add_generation_prompt):
-        assert (tokenize, add_generation_prompt) == (False, True)
-        return json.dumps(turns)
+    def conversation_ids(self, turns):
+        return self.encode(json.dumps(turns))
 
     def encode(self, text):
         return [ord(char) for char in text]

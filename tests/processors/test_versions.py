@@ -4,8 +4,9 @@ import time
 import pytest
 
 from processors import kafka
+from processors.announced import weights_sha
 from processors.chat import BadPolicy, Chat
-from processors.versions import Versions, ensure_base, local, weights_sha
+from processors.versions import Versions, ensure_base, local
 from schemas import messages as m
 from schemas.settings import PolicySection
 
