@@ -22,11 +22,15 @@ import msgspec
 from aiokafka.errors import KafkaError
 
 from processors import kafka
+from processors.access import faust_credentials
+from processors.failures import Patience, Share, TooManyLetters, is_transient
 from processors.grading_pool import GraderBroken
 from processors.large import OVERHEAD_BYTES, NotReadable, packed, unpacked
 from processors.policy import EngineDied
+from processors.pressure import Gate
 from processors.status import Status
 from schemas.codec import BadMessage, content_sha, decode, encode
+from schemas.killpoints import passed
 from schemas.messages import DeadLetter, Message, content_id
 from schemas.settings import Settings
 from schemas.topics import BY_MESSAGE, Topic, message_key
@@ -36,8 +40,11 @@ GRACE_S = 45.0
 WATCH_S = 1.0
 SILENCE_S = 20.0
 """A broker that refuses connections for this long ends the worker: the supervisor starts it again."""
+BAD_INPUT = 2
+"""The exit code that tells a supervisor not to start the process again."""
 FATAL = (EngineDied, GraderBroken, kafka.BrokerMissing, KafkaError, MemoryError, NotReadable)
-"""Errors that say nothing about the message: the worker ends and the message is delivered again."""
+"""Errors that say nothing about the message: the worker ends and the message is delivered again (those of them that are
+transient are tried again in place before)."""
 
 M = TypeVar("M", bound=Message)
 
@@ -66,6 +73,7 @@ def stage_app(stage: str, settings: Settings) -> faust.App:
     return faust.App(
         stage,
         broker=";".join(f"aiokafka://{address}" for address in kafka.bootstrap(settings).split(",")),
+        broker_credentials=faust_credentials(settings),
         key_serializer="raw",
         value_serializer="raw",
         store="memory://",
@@ -74,7 +82,7 @@ def stage_app(stage: str, settings: Settings) -> faust.App:
         topic_allow_declare=False,
         topic_disable_leader=True,
         consumer_auto_offset_reset="earliest",
-        consumer_max_fetch_size=broker.message_max_bytes,
+        consumer_max_fetch_size=kafka.FETCH_BYTES,
         producer_max_request_size=broker.message_max_bytes,
         producer_compression_type=None if broker.compression == "none" else broker.compression,
         # A join waits for the longest message in hand of the others: an earlier timeout would begin it again and again.
@@ -84,7 +92,7 @@ def stage_app(stage: str, settings: Settings) -> faust.App:
         broker_max_poll_interval=broker.rebalance_timeout_ms / 1000,
         broker_rebalance_timeout=broker.rebalance_timeout_ms / 1000,
         broker_commit_interval=1.0,
-        stream_buffer_maxsize=8,
+        stream_buffer_maxsize=8,  # messages a partition, beside one fetch: the bound on what waits in this process
         stream_wait_empty=True,
         worker_redirect_stdouts=False,
     )
@@ -126,6 +134,9 @@ class Work:
         self.in_hand = 0
         self.stopping = False
         self.failed: BaseException | None = None
+        self._share = Share(f"{app.conf.id} (from {topic.name})", settings.failures)
+        self._too_many: TooManyLetters | None = None
+        self.gate = Gate(app.conf.id, settings, status)
         self._room = asyncio.Semaphore(limit) if limit else None
 
     async def consume(self, stream: Any) -> None:  # noqa: ANN401 - a faust stream
@@ -144,15 +155,19 @@ class Work:
                 raise
 
     async def _one(self, event: Any) -> None:  # noqa: ANN401 - a faust event
+        await self.gate.passed()
         if self.stopping or self.failed:
             await asyncio.Event().wait()  # until the app stops: uncommitted
         self.in_hand += 1
         try:
             with self.status.in_flight:
                 outputs = await self._outputs(event.message)
+                passed(f"{self.app.conf.id}:working")
                 for output in outputs:
                     await self._send(output)
+                passed(f"{self.app.conf.id}:output")
                 self.status.add(records=1)
+            self.failed = self.failed or self._too_many
         except asyncio.CancelledError as error:
             # The worker is stopping, or the partition went away; else it is a future of the handler's own that was
             # cancelled, and going on to the next message would commit past this one.
@@ -168,22 +183,39 @@ class Work:
 
     async def _outputs(self, record: Any) -> Sequence[Message]:  # noqa: ANN401 - a faust message
         """The handler's outputs, or the dead letter that says why there are none."""
-        sha = content_sha(record.value or b"")
-        try:
-            value = unpacked(self.settings, record.value)
-            sha = content_sha(value)
-            source = Source(record.topic, record.partition, record.offset, sha)
-            outputs = await self.handler(decode(value, self.topic.message), source)
-            for output in outputs:
-                encode(output)  # what cannot be written (half a surrogate pair) is this message's fault, too
-        except FATAL:
-            raise
-        except Exception as error:  # noqa: BLE001 - the process edge: what failed is a row that says so
-            self.status.add(errors=1)
-            return [self._letter(record, Source(record.topic, record.partition, record.offset, sha), error)]
-        return outputs
+        patience, attempt = Patience(self.settings.failures.retry_s), 1
+        source = Source(record.topic, record.partition, record.offset, content_sha(record.value or b""))
+        while True:
+            try:
+                value = unpacked(self.settings, record.value)
+                source = msgspec.structs.replace(source, sha=content_sha(value))
+                outputs = await self.handler(decode(value, self.topic.message), source)
+                for output in outputs:
+                    encode(output)  # what cannot be written (half a surrogate pair) is this message's fault, too
+            except Exception as error:  # the process edge: what failed is a row that says so
+                if await self._again(error, patience):
+                    attempt += 1
+                    continue
+                if isinstance(error, FATAL):
+                    raise
+                self.status.add(errors=1)
+                letter = self._letter(record, source, error, attempt)
+                self._too_many = self._share.count(letter.error)
+                return [letter]
+            self._share.count()
+            return outputs
 
-    def _letter(self, record: Any, source: Source, error: Exception) -> DeadLetter:  # noqa: ANN401 - a faust message
+    async def _again(self, error: Exception, patience: Patience) -> bool:
+        """Wait before another attempt; False where none would help, or no time is left for one."""
+        pause = patience.pause() if is_transient(error) and not self.stopping else None
+        if pause is None:
+            return False
+        self.status.add(retries=1)
+        self.status.set(retrying=f"{type(error).__name__}: {error}"[:200])
+        await asyncio.sleep(pause)
+        return True
+
+    def _letter(self, record: Any, source: Source, error: Exception, attempt: int) -> DeadLetter:  # noqa: ANN401 - a faust message
         value = record.value or b""
         detail = "" if isinstance(error, BadMessage) else "".join(traceback.format_exception(error))[-4000:]
         if len(value) * 4 // 3 + OVERHEAD_BYTES * 2 > self.settings.broker.message_max_bytes:
@@ -200,13 +232,23 @@ class Work:
             value=value,
             error=str(error)[:1000] or type(error).__name__,
             detail=detail,
+            attempt=attempt,
             time=time.time(),
         )
 
     async def _send(self, message: Message) -> None:
-        await self.app.producer.send_and_wait(
-            BY_MESSAGE[type(message)].name, message_key(message), packed(self.settings, message), None, None, None
-        )
+        patience = Patience(self.settings.failures.retry_s)
+        while True:
+            try:
+                value = packed(self.settings, message)
+                topic = BY_MESSAGE[type(message)].name
+                await self.app.producer.send_and_wait(topic, message_key(message), value, None, None, None)
+            except (KafkaError, OSError) as error:
+                if not await self._again(error, patience):
+                    raise
+            else:
+                self.gate.sent()
+                return
 
 
 class _Identified(msgspec.Struct):
@@ -227,8 +269,8 @@ def run(apps: Sequence[faust.App], settings: Settings, also: Sequence[Coroutine[
     Stops gracefully: nothing new is begun, what is in hand finishes or stays uncommitted, offsets are committed.
 
     An app, a handler (FATAL) or a coroutine that failed, or a broker that went away, ends the process at once with
-    exit code 1 and the error as its last line: Faust's threads would wait for the broker for ever, and what was in
-    hand is uncommitted, so there is nothing to tidy up.
+    exit code 1 (too many dead letters: 2) and the error as its last line: Faust's threads would wait for the broker for
+    ever, and what was in hand is uncommitted, so there is nothing to tidy up.
 
     Raises:
         BrokerMissing: no broker answered at the start.
@@ -240,8 +282,9 @@ def run(apps: Sequence[faust.App], settings: Settings, also: Sequence[Coroutine[
     try:
         loop.run_until_complete(Host(apps, settings).run(also))
     except WorkerFailed as error:
-        print(f"factory: {error}", file=sys.stderr, flush=True)
-        os._exit(1)
+        told = error.__cause__ if isinstance(error.__cause__, TooManyLetters) else None
+        print(f"factory: {told or error}", file=sys.stderr, flush=True)
+        os._exit(BAD_INPUT if told else 1)  # a restart would only make more dead letters
 
 
 class Host:
@@ -258,7 +301,7 @@ class Host:
         """Start, watch, stop."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
-        tasks = [asyncio.ensure_future(coroutine) for coroutine in (self._start(), *also)]
+        tasks = [asyncio.ensure_future(coroutine) for coroutine in (self._start(), *self._gates(), *also)]
         try:
             while not self._stop.is_set():
                 self._check(tasks)
@@ -270,6 +313,9 @@ class Host:
         except BaseException as error:
             raise WorkerFailed(f"{type(error).__name__}: {error}") from error
         await self._end(tasks)
+
+    def _gates(self) -> list[Coroutine[Any, Any, None]]:
+        return [work.gate.watch() for work in self.works]
 
     async def _start(self) -> None:
         for app in self.apps:

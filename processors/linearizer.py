@@ -16,7 +16,7 @@ from processors.linearize import Walk
 from processors.rewriter import Rewriter
 from processors.status import Status
 from schemas.messages import Filtered, Message, Trace, Tree, content_id
-from schemas.settings import LinearizeSection, Settings
+from schemas.settings import Section, Settings
 from schemas.topics import BY_NAME
 
 STAGE = "linearize"
@@ -62,9 +62,9 @@ def traces(tree: Tree, tree_sha: str, settings: Settings) -> list[Message]:
     return [_trace(tree, tree_sha, index, walk, rng, settings, way) for index, walk in enumerate(walks)]
 
 
-def changed(settings: LinearizeSection) -> str:
-    """The settings that are not the defaults as JSON, '' for none: what a trace's id covers of them."""
-    now, default = (msgspec.to_builtins(section) for section in (settings, LinearizeSection()))
+def changed(settings: Section) -> str:
+    """A section's settings that are not the defaults as JSON, '' for none: what a trace's id covers of [linearize]."""
+    now, default = (msgspec.to_builtins(section) for section in (settings, type(settings)()))
     other = {name: value for name, value in now.items() if value != default[name]}
     return msgspec.json.encode(other, order="sorted").decode() if other else ""
 

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from processors.app import attach, stage_app
 from processors.chat import Chat, resolve
-from processors.policy import Completion, Engine, ProbeFailed, Request
+from processors.policy import Completion, Engine, ProbeFailed, Request, UnknownWeights
 from processors.status import Status
-from schemas.messages import Message, Prompt, Rollout, RolloutGroup, Span, Weights, content_id
+from schemas.messages import Filtered, Message, Prompt, Rollout, RolloutGroup, Span, Weights, content_id
 from schemas.settings import Settings
 from schemas.topics import BY_NAME
 
@@ -29,19 +29,32 @@ def build(settings: Settings, engine: Engine, versions: Catalog, status: Status)
     """The Faust app of this stage, ready for app.run."""
     chat = Chat(resolve(settings.policy.path), settings.policy)
     app = stage_app(STAGE, settings)
+    told: set[str] = set()
 
     async def handle(prompt: Prompt, _source: object) -> list[Message]:
+        refused: dict[str, Message] = {}
         for weights in reversed(versions.all()):
             try:
                 group = await sample(prompt, weights, settings=settings, engine=engine, chat=chat)
-            except ProbeFailed:
-                continue  # the engine has said so; it keeps serving the version before
+            except (ProbeFailed, UnknownWeights) as error:  # the engine keeps serving the version before
+                refused[weights.sha256] = refusal(weights, error)
+                continue
             status.set(version=weights.version)
-            return [group]
+            news = [row for sha, row in refused.items() if sha not in told]
+            told.update(refused)
+            return [group, *news]
         raise LookupError("no announced version can be served")
 
     attach(app, BY_NAME["prompts"], handle, status, settings, limit=settings.sample.groups_in_flight)
     return app
+
+
+def refusal(weights: Weights, error: Exception) -> Filtered:
+    """The row that says why a version is not sampled from."""
+    name, why = f"{weights.version}:{weights.sha256}", f"not sampled from: {error}"
+    return Filtered(
+        id=content_id(STAGE, name, why), stage=STAGE, input_topic="weights", input_id=name, why=why, time=time.time()
+    )
 
 
 async def sample(prompt: Prompt, weights: Weights, *, settings: Settings, engine: Engine, chat: Chat) -> RolloutGroup:

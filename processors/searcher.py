@@ -4,13 +4,14 @@ The weights are pinned when a tree starts and stay its own while training goes o
 """
 
 import asyncio
+from collections.abc import Collection
 from typing import Any, Protocol
 
 from processors.app import attach, stage_app
 from processors.chat import Chat, resolve
 from processors.grading import Grader
 from processors.kafka import BrokerMissing
-from processors.policy import Engine
+from processors.policy import Engine, ProbeFailed, UnknownWeights
 from processors.search_driver import Driver
 from processors.status import Status
 from schemas.messages import Message, Problem, Weights
@@ -26,8 +27,8 @@ class Catalog(Protocol):
     def base(self) -> Weights | None:
         """Version 0."""
 
-    def latest(self, trainers: Any = None) -> Weights | None:  # noqa: ANN401 - a set of trainers' names
-        """The newest version of these trainers, or of all."""
+    def latest(self, trainers: Collection[str] | None = None, refused: Collection[str] = ()) -> Weights | None:
+        """The newest version of these trainers, or of all, but for those with a sha that was refused."""
 
 
 def build(settings: Settings, engine: Engine, versions: Catalog, grader: Grader, status: Status) -> Any:  # noqa: ANN401 - a faust.App
@@ -37,9 +38,18 @@ def build(settings: Settings, engine: Engine, versions: Catalog, grader: Grader,
     driver = Driver(settings, engine, grader, chat, context=context(path, settings))
     app = stage_app(STAGE, settings)
 
+    refused: set[str] = set()
+
     async def handle(problem: Problem, _source: object) -> list[Message]:
-        weights = await pinned(settings, versions)
-        tree, search = await driver.grow(problem, weights)
+        while True:
+            weights = await pinned(settings, versions, refused=refused)
+            try:
+                tree, search = await driver.grow(problem, weights)
+                break
+            except (ProbeFailed, UnknownWeights):
+                if weights.version == 0:
+                    raise
+                refused.add(weights.sha256)  # the engine has said so: this and later trees have the version before
         status.add(solved=int(tree.solved), cuts=search.cuts)  # the engine counts tokens
         status.set(version=weights.version)
         return [tree]
@@ -57,22 +67,22 @@ def context(path: str, settings: Settings) -> int:
     return int(AutoConfig.from_pretrained(path).max_position_embeddings)
 
 
-def choose(settings: Settings, versions: Catalog) -> Weights | None:
-    """The weights that settings.search.policy names now: the base while SFT has published none."""
+def choose(settings: Settings, versions: Catalog, refused: Collection[str] = ()) -> Weights | None:
+    """The weights that settings.search.policy names now: the base while SFT has published none that can be served."""
     if settings.search.policy == "latest":
-        return versions.latest()
-    trained = versions.latest({"sft"}) if settings.search.policy == "sft" else None
+        return versions.latest(refused=refused)
+    trained = versions.latest({"sft"}, refused) if settings.search.policy == "sft" else None
     return trained or versions.base()
 
 
-async def pinned(settings: Settings, versions: Catalog, wait_s: float = 60.0) -> Weights:
+async def pinned(settings: Settings, versions: Catalog, wait_s: float = 60.0, refused: Collection[str] = ()) -> Weights:
     """The chosen weights, waited for: a worker may start before the base is announced.
 
     Raises:
         BrokerMissing: nobody announced weights in `wait_s` seconds; the worker ends and the message is delivered again.
     """
     deadline = asyncio.get_running_loop().time() + wait_s
-    while (weights := choose(settings, versions)) is None:
+    while (weights := choose(settings, versions, refused)) is None:
         if asyncio.get_running_loop().time() > deadline:
             raise BrokerMissing(f"no weights were announced in {wait_s:.0f} s: is the topic `weights` readable?")
         await asyncio.sleep(0.1)

@@ -23,14 +23,14 @@ class Admission:
     """Counts the groups under way.
 
     Args:
-        settings: rl.max_lag, rl.groups, rl.publish_steps.
+        settings: rl.max_lag, rl.groups, rl.publish_steps and publish_s (with which a version may follow every step).
         datasets: where a group's fate is a row.
         let_in: the ids of all groups let in before.
     """
 
     def __init__(self, settings: Settings, datasets: Datasets, let_in: set[str]) -> None:
         rl = settings.rl
-        self.most = max(1, rl.max_lag) * rl.groups * rl.publish_steps
+        self.most = max(1, rl.max_lag) * rl.groups * (1 if rl.publish_s else rl.publish_steps)
         self._datasets = datasets
         self._open = let_in
         self._looked = float("-inf")

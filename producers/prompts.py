@@ -13,11 +13,11 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import duckdb
 import msgspec
 from kafka import KafkaProducer
 
 from processors import kafka
+from processors.asking import BadQuery, answer, bounded, reading
 from processors.dataset import Datasets, quoted
 from processors.history import history
 from processors.status import Status
@@ -27,9 +27,10 @@ from producers.admission import Admission
 from producers.measured import measured
 from producers.pacing import Pace
 from producers.sources.held_out import Reserved, refusal
+from schemas.killpoints import passed
 from schemas.load import BadSettings
 from schemas.messages import Filtered, Message, Problem, Prompt, content_id
-from schemas.settings import PromptsSection, Settings
+from schemas.settings import PromptsSection, Settings, SqlSection
 
 PAUSE_S = 0.2
 REFRESH_S = 15.0
@@ -56,19 +57,25 @@ class Chosen(msgspec.Struct, frozen=True):
     """A row for each problem that it names and the evaluation asks."""
 
 
-def choose(datasets: Datasets, section: PromptsSection, reserved: Reserved) -> Chosen:
+def choose(
+    datasets: Datasets,
+    section: PromptsSection,
+    reserved: Reserved,
+    limits: SqlSection = SqlSection(),  # noqa: B008 - frozen
+) -> Chosen:
     """The problems that the query names (columns id, pass_rate, why), those of the evaluation apart.
 
     Args:
         datasets: the tables.
         section: sql, over the tables and `measured`; empty = DEFAULT_SQL. window.
         reserved: of the settings.
+        limits: of the query.
 
     Raises:
         BadSettings: for a query that fails or lacks a column.
     """
     pin = datasets.versions()
-    found = _named(datasets, section, pin)
+    found = _named(datasets, section, pin, limits)
     chosen = Chosen([], [])
     if not found:
         return chosen
@@ -83,7 +90,7 @@ def choose(datasets: Datasets, section: PromptsSection, reserved: Reserved) -> C
 
 
 def _named(
-    datasets: Datasets, section: PromptsSection, pin: dict[str, int]
+    datasets: Datasets, section: PromptsSection, pin: dict[str, int], limits: SqlSection
 ) -> dict[str, tuple[float | None, str | None]]:
     """By problem id, the pass rate and the reason that the query gives."""
     text = (section.sql or DEFAULT_SQL).strip().rstrip(";")
@@ -93,11 +100,12 @@ def _named(
         f"SELECT CAST(id AS VARCHAR), CAST(pass_rate AS DOUBLE), CAST(why AS VARCHAR) FROM (\n{text}\n)"
     )
     try:
-        with datasets.connect(pin) as connection:
-            rows = connection.execute(query).fetchall()
-    except duckdb.Error as error:
+        with bounded(datasets, limits, pin) as connection:
+            rows = answer(connection, reading(connection, query), limits)
+    except BadQuery as error:
         raise BadSettings(f"prompts.sql must be a query with columns id, pass_rate, why: {error}") from error
-    return {name: (rate, why) for name, rate, why in rows if name is not None}
+    columns = (column.to_pylist() for column in rows.columns)
+    return {name: (rate, why) for name, rate, why in zip(*columns, strict=True) if name is not None}
 
 
 class Rota:
@@ -177,7 +185,7 @@ def run(settings: Settings, status: Status, stop: threading.Event | None = None)
         datasets = Datasets(Path(settings.factory.data) / "datasets")
         datasets.create()
         reserved = Reserved(settings)
-        choose(datasets, settings.prompts, reserved)  # a wrong query is told now, not when SFT is done
+        choose(datasets, settings.prompts, reserved, settings.sql)  # a wrong query is told now, not when SFT is done
         with contextlib.closing(Versions(settings)) as versions:
             status.set(waiting="for the handover")
             while not may_start(settings, versions) and not asked.wait(PAUSE_S):
@@ -211,7 +219,7 @@ class Curriculum:
         """
         if time.monotonic() - self._asked <= (REFRESH_S if self.rota else RETRY_S):
             return []
-        chosen = choose(self.datasets, self.settings.prompts, self.reserved)
+        chosen = choose(self.datasets, self.settings.prompts, self.reserved, self.settings.sql)
         self.rota = Rota(chosen.choices, self.rounds, self.settings.factory.seed)
         self._asked = time.monotonic()
         new = [row for row in chosen.refused if row.id not in self._told]
@@ -241,7 +249,9 @@ def _publish(settings: Settings, status: Status, stop: threading.Event, datasets
             continue
         prompts = list(rota.take(room))
         admission.admitted({prompt.id for prompt in prompts})
+        passed("prompts:working")
         _send(client, [(prompt, at % partitions) for at, prompt in enumerate(prompts, turn)])
+        passed("prompts:output")
         turn += len(prompts)
         pace.sent(len(prompts))
         status.add(records=len(prompts))

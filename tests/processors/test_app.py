@@ -129,6 +129,48 @@ def test_bad_bytes_and_raising_handlers_become_dead_letters(settings, workers):
     assert raised.input_id == "p7"
 
 
+@pytest.mark.slow
+def test_a_hiccup_is_tried_again_in_place_and_what_stays_broken_blocks_nothing(factory_settings, send_all, tmp_path):
+    settings = factory_settings("broker.session_timeout_ms=2000", "failures.retry_s=2")
+    workers = Workers(settings, tmp_path)
+    producer = kafka.producer(settings)
+    for index in range(4):
+        producer.send("problems", key=b"k", value=encode(problem(index)), partition=0)
+    producer.flush(10)
+    first = workers.start("search", fail="hiccup", fail_on=1)
+    until(lambda: lag(settings) == 0)
+    assert stop(first) == 0
+    assert letters(settings) == []
+    assert answers(settings) == {f"p{index}": 1 for index in range(4)}
+    for index in (4, 5, 6):
+        producer.send("problems", key=b"k", value=encode(problem(index)), partition=0)
+    producer.flush(10)
+    producer.close()
+    second = workers.start("search", fail="down", fail_on=5)
+    until(lambda: lag(settings) == 0)
+    assert stop(second) == 0
+    workers.close()
+    (letter,) = letters(settings)
+    assert letter.input_id == "p5"
+    assert letter.attempt >= 3
+    assert letter.error == f"attempt {letter.attempt}"
+    assert answers(settings) == {f"p{index}": 1 for index in (0, 1, 2, 3, 4, 6)}
+
+
+@pytest.mark.slow
+def test_a_stage_whose_input_becomes_dead_letters_stops_and_says_why(factory_settings, send_all, tmp_path):
+    settings = factory_settings("broker.session_timeout_ms=2000", "failures.window=8", "failures.share=0.5")
+    send_all(*[problem(i) for i in range(60)])
+    workers = Workers(settings, tmp_path)
+    worker = workers.start("search", fail="raise", fail_on=-1, limit=1)
+    assert worker.wait(90) == 2, "the exit code that no supervisor answers with a restart"
+    workers.close()
+    said = workers.errors().splitlines()[-1]
+    assert "search (from problems) stops: 5 of its last 5 inputs became dead letters" in said
+    assert "the handler raised" in said
+    assert len(letters(settings)) == 5
+
+
 def test_an_answer_that_cannot_be_written_is_a_dead_letter_and_the_next_goes_on(settings, send_all, workers):
     send_all(*[problem(i) for i in range(4)])
     worker = workers.start("search", fail="unwritable", fail_on=1)

@@ -22,7 +22,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
     folder = tmp_path_factory.mktemp("sampler")
     directories = [make_model(folder / "a", seed=1), make_model(folder / "b", seed=2)]
     settings = Settings(
-        policy=PolicySection(path=str(directories[0])),
+        policy=PolicySection(path=str(directories[0]), weights_dirs=[str(folder)]),
         engine=EngineSection(max_num_seqs=16, kv_cache_gb=0.05),
         sample=SampleSection(group=6, max_tokens=40, temperature=0.8),
     )

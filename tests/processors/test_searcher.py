@@ -22,8 +22,9 @@ class Announced:
     def base(self):
         return next((row for row in self.rows if row.trainer == "base"), None)
 
-    def latest(self, trainers=None):
-        rows = [row for row in self.rows if trainers is None or row.trainer in trainers]
+    def latest(self, trainers=None, refused=()):
+        rows = [row for row in self.rows if row.sha256 not in refused]
+        rows = [row for row in rows if trainers is None or row.trainer in trainers]
         return max(rows, key=lambda row: row.version, default=None)
 
 
@@ -41,6 +42,13 @@ class Announced:
 )
 def test_the_policy_that_searches(make_settings, policy, rows, chosen):
     assert choose(make_settings(f"search.policy={policy}"), Announced(*rows)) == chosen
+
+
+def test_what_the_engine_refused_is_not_chosen_again(make_settings):
+    latest = make_settings("search.policy=latest")
+    assert choose(latest, Announced(BASE, SFT, RL), {"r"}) == SFT
+    assert choose(latest, Announced(BASE, SFT, RL), {"r", "s"}) == BASE
+    assert choose(make_settings("search.policy=sft"), Announced(BASE, SFT, RL), {"s"}) == BASE
 
 
 async def test_without_weights_a_search_waits_and_then_says_why(make_settings):

@@ -33,8 +33,9 @@ class Plan(msgspec.Struct, kw_only=True):
     limit: int | None = None
     journal: str
     fail: str = ""
-    """'raise' in the handler, 'cancel' what it waits for, 'unwritable': half a surrogate pair in the answer, or 'also':
-    the coroutine beside the apps raises."""
+    """'raise' in the handler, 'hiccup': a transient error on the first two attempts at p<fail_on>, 'down': on all,
+    'cancel' what it waits for, 'unwritable': half a surrogate pair in the answer, or 'also': the coroutine beside the
+    apps raises."""
     fail_on: int = 0
     """On which message of this process (0 = the first; -1 = on each, where it raises)."""
     pad: int = 0
@@ -43,14 +44,18 @@ class Plan(msgspec.Struct, kw_only=True):
 
 def handler(stage: str, plan: Plan) -> Callable[[Any, Source], Awaitable[list[Filtered]]]:
     journal = Path(plan.journal)
-    begun = 0
+    begun = hiccups = 0
 
     def note(what: str, message: Any) -> None:
         with journal.open("a") as out:
             out.write(f"{what} {message_id(message)}\n")
 
     async def answer(message: Any, source: Source) -> list[Filtered]:
-        nonlocal begun
+        nonlocal begun, hiccups
+        if plan.fail in {"hiccup", "down"} and message_id(message) == f"p{plan.fail_on}":
+            hiccups += 1
+            if plan.fail == "down" or hiccups <= 2:
+                raise ConnectionResetError(f"attempt {hiccups}")
         number, begun = begun, begun + 1
         note("begin", message)
         await asyncio.sleep(plan.slow if plan.slow and number % 7 == 0 else plan.seconds)

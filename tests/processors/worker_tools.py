@@ -56,6 +56,11 @@ class Workers:
         text = self.journal.read_text() if self.journal.exists() else ""
         return [line.split()[1] for line in text.splitlines() if line.startswith(kind)]
 
+    def status(self, stage: str) -> dict:
+        """What the newest worker of a stage says of itself."""
+        path = Path(self.settings.factory.data) / "status" / f"{stage}-{self.all[-1].pid}.json"
+        return msgspec.json.decode(path.read_bytes()) if path.exists() else {}
+
     def close(self) -> None:
         for worker in self.all:
             if worker.poll() is None:

@@ -48,6 +48,11 @@ def test_room_is_what_rl_uses_in_max_lag_versions_less_the_groups_without_a_fate
     assert gate.room() == 5
 
 
+def test_versions_by_the_clock_may_follow_every_step(datasets, make_settings):
+    settings = make_settings("rl.max_lag=2", "rl.groups=3", "rl.publish_steps=5", "rl.publish_s=10")
+    assert Admission(settings, datasets, set()).room() == 2 * 3
+
+
 def test_a_single_unlucky_group_does_not_close_the_gate(datasets, make_settings, monkeypatch):
     """RL's committed offset would stay at `g0` for ever; the gate counts only what has no fate."""
     monkeypatch.setattr(admission, "LOOK_S", 0.0)
