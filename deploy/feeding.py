@@ -11,26 +11,58 @@ from pathlib import Path
 import msgspec
 
 from deploy.ledger import STEPS, Step
-from deploy.ledger_facts import GROUPS, SavedOffsets
+from deploy.ledger_facts import GROUPS, OPEN, SavedOffsets
 from processors import kafka
-from processors.dataset import Datasets, app_id
+from processors.dataset import Datasets, app_id, quoted
 from processors.large import packed
 from schemas.messages import Weights
 from schemas.settings import Settings
 from schemas.topics import BY_NAME, TOPICS, message_key
 
 POLL_S = 0.3
+SLACK_S = 2.0
+"""By how much records of a partition may lie out of the order of their times."""
+LINEARIZE = next(step for step in STEPS if step.stage == "linearize")
 SEND_S = 60.0
 
 
 def unanswered(step: Step) -> str:
     """The SQL condition over a step's input table: no answer, no stated reason, no dead letter."""
     answers = f'SELECT id FROM (SELECT {step.answer} FROM "{step.output}") WHERE id IS NOT NULL'  # noqa: S608 - ours
-    reasons = " AND ".join(
-        f"id NOT IN (SELECT input_id FROM {table} WHERE stage = '{step.stage}')"  # noqa: S608 - our own names
-        for table in ("filtered", "dead_letters")
+    filtered = f"SELECT input_id FROM filtered WHERE stage = '{step.stage}'"  # noqa: S608 - our own names
+    letters = OPEN.format(letters="dead_letters", replays="replays") + f" AND stage = '{step.stage}'"
+    return f"id NOT IN ({answers}) AND id NOT IN ({filtered}) AND id NOT IN ({letters})"
+
+
+def perhaps_torn(settings: Settings) -> str:
+    """The SQL condition over `trees`: perhaps only some of its traces reached the table before the broker died.
+
+    A tree is the one input with several outputs, and they lie on several partitions, of which a sink has read one
+    further than another. What the sink had not read of a partition is younger than what it had: so a tree is in doubt
+    when a trace of it is no older than the youngest of the partition that the sink had read least of. This holds for
+    every broker that there was: the next may die before such a tree is done again. What a topic held when offsets were
+    saved is in the table.
+    """
+    whole = " OR ".join(
+        f"_topic_id = {quoted(topic)} AND _partition = {int(partition)} AND _offset < {end}"
+        for topic, ends in read_saved(settings).traces.items()
+        for partition, end in ends.items()
     )
-    return f"id NOT IN ({answers}) AND {reasons}"
+    partitions = BY_NAME["traces"].partitions(settings)
+    return f"""id IN (
+    WITH read AS (SELECT _topic_id, max(_time) AS upto FROM traces GROUP BY _topic_id, _partition),
+      doubt AS (SELECT _topic_id, CASE WHEN count(*) < {partitions} THEN TIMESTAMPTZ 'epoch'
+        ELSE min(upto) - to_seconds({SLACK_S}) END AS since FROM read GROUP BY _topic_id)
+    SELECT tree_id FROM traces JOIN doubt USING (_topic_id) WHERE _time >= since AND NOT ({whole or "false"}))"""  # noqa: S608
+
+
+def read_saved(settings: Settings) -> SavedOffsets:
+    """data/state/offsets.json; empty where there is none that can be read."""
+    try:
+        data = (Path(settings.factory.data) / "state" / "offsets.json").read_bytes()
+        return msgspec.json.decode(data, type=SavedOffsets)
+    except (OSError, msgspec.MsgspecError):
+        return SavedOffsets()
 
 
 def feed_again(settings: Settings) -> dict[str, int]:
@@ -48,6 +80,7 @@ def feed_again(settings: Settings) -> dict[str, int]:
     datasets.create()
     pin = datasets.versions()
     wanted = [("weights", "")] + [(step.input, unanswered(step)) for step in STEPS]
+    wanted.append(("trees", f"NOT ({unanswered(LINEARIZE)}) AND {perhaps_torn(settings)}"))
     producer = kafka.producer(settings)
     counts: dict[str, int] = {}
     sent = []
@@ -57,7 +90,7 @@ def feed_again(settings: Settings) -> dict[str, int]:
             producer.send(topic, key=message_key(message), value=packed(settings, message))
             for message in datasets.messages(kind, where, pin)
         ]
-        counts[topic] = len(futures)
+        counts[topic] = counts.get(topic, 0) + len(futures)
         sent += futures
     producer.flush(SEND_S)
     for future in sent:
@@ -91,10 +124,12 @@ def save_offsets(settings: Settings, wait_s: float) -> bool:
     for group, offsets in committed.items():
         for (topic, partition), offset in offsets.items():
             groups.setdefault(group, {}).setdefault(topic, {})[str(partition)] = offset
+    traces = read_saved(settings).traces
+    traces[ids["traces"]] = {str(partition): end for (topic, partition), end in ends.items() if topic == "traces"}
     path = Path(settings.factory.data) / "state" / "offsets.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(msgspec.json.encode(SavedOffsets(topic_ids=ids, groups=groups, clean=True)))
+    temporary.write_bytes(msgspec.json.encode(SavedOffsets(topic_ids=ids, groups=groups, traces=traces, clean=True)))
     temporary.replace(path)
     return True
 

@@ -7,29 +7,50 @@ A reading connection has no way to the file system except these very Parquet fil
 
 import errno
 import fcntl
+import math
 import os
+import shlex
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import duckdb
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from processors.delta_log import transactions
+from processors.delta_log import committed_at, transactions
+from processors.mending import files_of, mend
+from processors.owning import TableBusy, owned
+from processors.snapshot import connection, quoted, up_to
 from schemas.errors import Told
 from schemas.messages import Message
 from schemas.tables import TABLES, from_row
 from schemas.topics import BY_MESSAGE, TOPICS
+
+__all__ = [
+    "COMPACT_FILES",
+    "ID_COLUMNS",
+    "BadPlace",
+    "Damaged",
+    "Datasets",
+    "NoDatasets",
+    "NoVersion",
+    "OtherColumns",
+    "app_id",
+    "quoted",
+]
 
 M = TypeVar("M", bound=Message)
 
 ID_COLUMNS: Mapping[str, str] = {topic.table: topic.id for topic in TOPICS} | {"nodes": "tree_id"}
 """The column that identifies a row (in `nodes`: the tree whose nodes came together)."""
 COMPACT_FILES = 50
+KEEP_S = 3600.0
+"""A file that a compaction replaced stays at least this long: somebody may have the tables open."""
 _ATTEMPTS = 8
 _CONFIGURATION: Mapping[str, str | None] = {
     "delta.checkpointInterval": "20",  # opening reads the commits since the last one
@@ -49,6 +70,27 @@ class OtherColumns(Told, RuntimeError):
 
 class BadPlace(Told, ValueError):
     """The data directory's path cannot hold tables; the text says why."""
+
+
+class Damaged(Told, RuntimeError):
+    """A table's log or a file of it is cut off or missing; the text names the command that puts it right."""
+
+
+class NoVersion(Told, LookupError):
+    """A table has no such version; the text says which it has."""
+
+
+class Held(NamedTuple):
+    """The content sha of each id, the last offset by app id, and how many commits sinks have made."""
+
+    shas: dict[str, str]
+    offsets: dict[str, int]
+    commits: int
+
+
+def _sinks(table: str) -> str:
+    """The transaction id under which a table counts the commits of its sink."""
+    return f"{table}:sinks"
 
 
 def app_id(table: str, topic_id: str, partition: int) -> str:
@@ -74,6 +116,7 @@ class Datasets:
         Raises:
             BadPlace: for a path that Delta or DuckDB would read as a pattern.
             OtherColumns: for a table made by another version of the factory.
+            Damaged: for one that a power cut or a full disk left half-written and that cannot be mended by itself.
         """
         if odd := sorted(set(str(self.root)) & set("[]*?")):
             raise BadPlace(
@@ -83,11 +126,14 @@ class Datasets:
         with (self.root / ".create.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # racing creators of a Delta table fail
             for name, schema in TABLES.items():
-                if not (self.root / name / "_delta_log").exists():
+                if not any((self.root / name / "_delta_log").glob("0*.json")):
                     DeltaTable.create(
                         str(self.root / name), schema=schema, mode="ignore", configuration=dict(_CONFIGURATION)
                     )
-                elif {field.name for field in self.table(name).schema().fields} != set(schema.names):
+                    continue
+                for sentence in self.mend(name):
+                    print(f"factory: {sentence}", file=sys.stderr)
+                if {field.name for field in self.table(name).schema().fields} != set(schema.names):
                     raise OtherColumns(
                         f"{self.root / name} was made by another version of the factory (other columns): "
                         "go on with that version, or start a new one with --data"
@@ -98,11 +144,42 @@ class Datasets:
 
         Raises:
             NoDatasets: when it has not been created.
+            NoVersion: when it has not come to that version.
+            Damaged: when its log cannot be read.
         """
         try:
             return DeltaTable(str(self.root / name), version=version)
         except TableNotFoundError:
             raise NoDatasets(f"{self.root} has no table {name!r}: `factory up` creates and fills the tables") from None
+        except DeltaError as error:
+            if version is not None and version > (newest := self.table(name).version()):
+                raise NoVersion(f"table {name} has no version {version}: they are 0 to {newest}") from None
+            raise self._damaged(name, error) from error
+
+    def _damaged(self, name: str, error: Exception) -> Damaged:
+        """What to say of a table that cannot be read."""
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        command = f"factory compact {name} --data {shlex.quote(str(self.root.parent))}"
+        return Damaged(
+            f"table {name} cannot be read ({why}): was the power cut, or the disk full? `{command}` sets aside what "
+            "was not written to its end; the rows that it held come again from their topic"
+        )
+
+    def mend(self, name: str) -> list[str]:
+        """Set aside what a power cut left half-written at a table's end; sentences that say what was done.
+
+        Nothing is touched while a sink of this machine has the table.
+
+        Raises:
+            Damaged: when that would take rows that were written long ago.
+        """
+        try:
+            with owned(self.root, name, wait_s=0.0):
+                return mend(self.root / name)
+        except TableBusy:
+            return []
+        except ValueError as error:
+            raise Damaged(str(error)) from error
 
     def open(self, pin: Mapping[str, int] | None = None) -> dict[str, DeltaTable]:
         """All tables that exist, each at its version in `pin` or, where that names none, as it is now.
@@ -126,9 +203,21 @@ class Datasets:
 
     def offsets(self, name: str, version: int | None = None) -> dict[str, int]:
         """The last offset the table holds (or has deliberately skipped), by app id `table:topic_uuid:partition`."""
-        return transactions(self.root / name, self.table(name, version).version())
+        held = transactions(self.root / name, self.table(name, version).version())
+        return {app: offset for app, offset in held.items() if app != _sinks(name)}
 
-    def append(self, name: str, rows: pa.Table, offsets: Mapping[str, int]) -> int:
+    def held(self, names: Iterable[str]) -> dict[str, Held]:
+        """What a sink has to know of its tables, each as of one version."""
+        pin = self.versions()
+        with self.connect(pin) as connection:
+            shas = {name: _shas(connection, name) for name in names}
+        found = {}
+        for name, known in shas.items():
+            offsets = transactions(self.root / name, pin[name])
+            found[name] = Held(known, commits=offsets.pop(_sinks(name), 0), offsets=offsets)
+        return found
+
+    def append(self, name: str, rows: pa.Table, offsets: Mapping[str, int], commits: int | None = None) -> int:
         """Add rows and move the offsets, in one commit.
 
         Rows at or below an offset that the table already has are dropped: another sink was first. Offsets never go
@@ -138,11 +227,14 @@ class Datasets:
             name: the table.
             rows: of TABLES[name].
             offsets: last offset by app id.
+            commits: a sink that knows which ids the table holds says how many commits of sinks it knows of; the table
+                counts one more with the rows. That knowledge is wrong once another sink has written.
 
         Returns:
             How many rows were added.
 
         Raises:
+            TableBusy: another sink has written the table; nothing was added.
             CommitFailedError: when eight attempts in a row met another writer.
             OSError: with errno ENOSPC when the disk is full; nothing was added then.
         """
@@ -150,9 +242,16 @@ class Datasets:
             table = self._writers.setdefault(name, self.table(name))
             for attempt in range(_ATTEMPTS):
                 table.update_incremental()
+                if commits is not None and (table.transaction_version(_sinks(name)) or 0) != commits:
+                    raise TableBusy(
+                        f"another sink, perhaps on another machine, has written the table {name!r}: nothing is there "
+                        "twice, and this sink ends; one sink a table is enough"
+                    )
                 held = {app: -1 if (at := table.transaction_version(app)) is None else at for app in offsets}
                 moved = [Transaction(app, offset) for app, offset in offsets.items() if offset > held[app]]
                 fresh = _uncovered(name, rows, held)
+                if commits is not None:
+                    moved.append(Transaction(_sinks(name), commits + 1))
                 if not moved and not fresh.num_rows:
                     return 0
                 try:
@@ -172,11 +271,27 @@ class Datasets:
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.root / name))
         return error
 
+    def vacuum(self, name: str, keep_s: float) -> list[Path]:
+        """Remove files that a compaction replaced, and files that no commit names, when they are older than `keep_s`.
+
+        Every version stays readable (`connect`). Files of the last hour stay whatever `keep_s` is.
+
+        Returns:
+            What was removed.
+        """
+        hours = math.ceil(max(keep_s, KEEP_S) / 3600)
+        table = self.table(name)
+        gone = table.vacuum(hours, dry_run=False, enforce_retention_duration=False, full=True)
+        return [self.root / name / file for file in gone]
+
     def compact(self, name: str, files: int = COMPACT_FILES) -> bool:
         """Merge the table's small files where there are more than `files`; older versions stay readable.
 
         Returns:
             Whether it was done; another writer's commit in the same moment makes it give up.
+
+        Raises:
+            OSError: with errno ENOSPC when the disk is full; the table is as it was.
         """
         with self._lock:
             table = self._writers.setdefault(name, self.table(name))
@@ -187,32 +302,38 @@ class Datasets:
                 table.optimize.compact(max_concurrent_tasks=1, writer_properties=WriterProperties(compression="ZSTD"))
             except CommitFailedError:
                 return False
+            except (OSError, DeltaError) as error:
+                raise self._named(error, name) from error
             return True
 
-    def connect(self, pin: Mapping[str, int] | None = None) -> duckdb.DuckDBPyConnection:
+    def connect(self, pin: Mapping[str, int] | None = None, *, memory_mb: int = 0) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection in which every table is a view of one snapshot.
 
         It can open the snapshot's Parquet files and nothing else, and its configuration is locked. Beside the tables
-        it has the view `superseded` (see SUPERSEDED).
+        it has the views `superseded` and `replaced` (processors/snapshot.py).
 
         Args:
-            pin: table versions; a table that is not named is pinned to what it is now.
+            pin: table versions; a table that is not named is pinned to what it is now. A version whose files were
+                removed is what it was all the same: the rows up to its offsets.
+            memory_mb: what a query may use; 0 = DuckDB's own limit.
+
+        Raises:
+            NoDatasets, NoVersion: as `table`.
+            Damaged: a table cannot be read.
         """
         opened = self.open(pin)
-        files = {name: _paths(self.root / name, opened[name]) if name in opened else [] for name in TABLES}
-        connection = duckdb.connect(config={"temp_directory": "", "python_enable_replacements": False})
-        everything = ", ".join(quoted(path) for paths in files.values() for path in paths)
-        connection.execute(f"SET allowed_paths = [{everything}]")
-        for name, paths in files.items():
-            if paths:
-                listed = ", ".join(quoted(path) for path in paths)
-                connection.execute(f'CREATE VIEW "{name}" AS SELECT * FROM read_parquet([{listed}])')  # noqa: S608
-            else:
-                connection.register(name, TABLES[name].empty_table())
-        connection.execute(SUPERSEDED)
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
-        return connection
+        files: dict[str, list[str]] = {name: [] for name in TABLES}
+        until: dict[str, str] = {}
+        for name, table in opened.items():
+            files[name], lost = files_of(self.root / name, table)
+            if lost and name in (pin or {}):
+                files[name], lost = files_of(self.root / name, self.table(name))
+                until[name] = up_to(
+                    self.offsets(name, table.version()), committed_at(self.root / name, table.version())
+                )
+            if lost:
+                raise self._damaged(name, RuntimeError(f"its file {lost} is cut off or gone"))
+        return connection(files, until, memory_mb)
 
     def ids(self, name: str) -> set[str]:
         """The ids in a table (in `nodes`: of the trees), as text."""
@@ -221,8 +342,7 @@ class Datasets:
     def shas(self, name: str) -> dict[str, str]:
         """The content sha of each id in a table."""
         with self.connect() as connection:
-            query = f'SELECT DISTINCT CAST("{ID_COLUMNS[name]}" AS VARCHAR), _sha FROM "{name}"'  # noqa: S608 - ours
-            return dict(connection.execute(query).fetchall())
+            return _shas(connection, name)
 
     def messages(self, kind: type[M], where: str = "", pin: Mapping[str, int] | None = None) -> Iterator[M]:
         """The messages that a table's rows were made from, oldest first; encoding one gives the very bytes it came as.
@@ -244,27 +364,9 @@ class Datasets:
                 yield from batch.to_pylist()
 
 
-SUPERSEDED = """
-CREATE VIEW superseded AS
-SELECT 'traces' AS "table", c.id, c.tree_id AS parent_id, c.tree_sha AS parent_sha, p._sha AS visible_sha
-  FROM traces c JOIN trees p ON c.tree_id = p.id WHERE c.tree_sha <> p._sha
-UNION ALL
-SELECT 'examples', c.id, p.id, c.trace_sha, p._sha FROM examples c JOIN traces p USING (id) WHERE c.trace_sha <> p._sha
-UNION ALL
-SELECT 'rewards', c.id, p.id, c.rollouts_sha, p._sha
-  FROM rewards c JOIN rollouts p USING (id) WHERE c.rollouts_sha <> p._sha
-"""
-"""Rows made from a copy of their parent that lost: the first committed copy of an id is the visible one."""
-
-
-def quoted(text: str) -> str:
-    """`text` as a SQL string."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _paths(folder: Path, table: DeltaTable) -> list[str]:
-    """The snapshot's files; their names are plain, but the folder is percent-encoded in the URIs."""
-    return [str(folder / uri.rpartition("/")[2]) for uri in table.file_uris()]
+def _shas(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, str]:
+    query = f'SELECT DISTINCT CAST("{ID_COLUMNS[name]}" AS VARCHAR), _sha FROM "{name}"'  # noqa: S608 - ours
+    return dict(connection.execute(query).fetchall())
 
 
 def _commit(table: DeltaTable, rows: pa.Table, moved: Iterable[Transaction]) -> None:
@@ -280,6 +382,9 @@ def _commit(table: DeltaTable, rows: pa.Table, moved: Iterable[Transaction]) -> 
 def _uncovered(name: str, rows: pa.Table, held: Mapping[str, int]) -> pa.Table:
     """The rows beyond the offsets that the table holds."""
     if not rows.num_rows or all(offset < 0 for offset in held.values()):
+        return rows
+    first = rows.group_by(["_topic_id", "_partition"]).aggregate([("_offset", "min")]).to_pylist()
+    if all(row["_offset_min"] > held.get(app_id(name, row["_topic_id"], row["_partition"]), -1) for row in first):
         return rows
     columns = (rows.column(key).to_pylist() for key in ("_topic_id", "_partition", "_offset"))
     keep = [offset > held.get(app_id(name, topic, part), -1) for topic, part, offset in zip(*columns, strict=True)]

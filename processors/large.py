@@ -1,6 +1,7 @@
 """A message above the broker's size limit travels as a file and a small record that names it by its sha256.
 
-The file lies in <data>/large, so stages on several machines need the data directory in common for such messages.
+The file lies in <data>/large, so stages on several machines need the data directory in common for such messages. It
+stays until a clearing (deploy/leftovers.py) finds that its message is in its table and every stage has passed it.
 Nobody but this module knows the difference: what it hands on are the message's own bytes, so that shas, ids and rows
 are the same whichever way a message came.
 """
@@ -59,14 +60,30 @@ def unpacked(settings: Settings, value: bytes | None) -> bytes:
     return data
 
 
+def named(value: bytes | None) -> str:
+    """The sha256 of the file that a record's value names; '' for a value that is the message itself."""
+    if not value or not value.startswith(_MARK):
+        return ""
+    try:
+        return msgspec.json.decode(value, type=Reference).sha256
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ""
+
+
 def _path(settings: Settings, sha: str) -> Path:
     """The file's name comes from the sha alone: a record can name no other file."""
-    return Path(settings.factory.data) / "large" / f"{sha}.json.zst"
+    return folder(settings) / f"{sha}.json.zst"
+
+
+def folder(settings: Settings) -> Path:
+    """Where the files lie, each called <sha256>.json.zst."""
+    return Path(settings.factory.data) / "large"
 
 
 def _write(path: Path, data: bytes) -> None:
-    """By rename, and once: the name says what is in it."""
+    """By rename, and once: the name says what is in it. A file that is there is young again: it is needed now."""
     if path.exists():
+        path.touch()
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")

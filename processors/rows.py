@@ -4,18 +4,21 @@ A table remembers the content sha of each id it holds. The first copy of an id i
 sha was fed again, one with another sha lost (a worker died after sending and sampled anew), and neither is written.
 """
 
-import datetime as dt
-from collections import deque
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 import pyarrow as pa
 
+from processors import columns
 from schemas import messages as m
-from schemas.tables import SCHEMA_VERSION, to_row
+from schemas.tables import SCHEMA_VERSION, TABLES
+from schemas.topics import message_id
 
 Taken = Literal["new", "copy", "losing", "covered"]
+CHUNK_BYTES = 2_097_152
+"""Of messages that are made into rows at once."""
 
 
 class Unwritable(ValueError):
@@ -32,18 +35,6 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     time_ms: int
     sha: str
 
-    def columns(self) -> dict[str, Any]:
-        """The metadata columns of a row."""
-        return {
-            "_topic": self.topic,
-            "_topic_id": self.topic_id,
-            "_partition": self.partition,
-            "_offset": self.offset,
-            "_time": dt.datetime.fromtimestamp(max(self.time_ms, 0) / 1000, dt.UTC),
-            "_schema": SCHEMA_VERSION,
-            "_sha": self.sha,
-        }
-
 
 def message_batch(message: m.Message, place: Place, schema: pa.Schema) -> pa.RecordBatch:
     """One row of the message's table.
@@ -51,7 +42,7 @@ def message_batch(message: m.Message, place: Place, schema: pa.Schema) -> pa.Rec
     Raises:
         Unwritable: for values that have no place in the columns.
     """
-    return _batch([to_row(message) | place.columns()], schema)
+    return message_rows([message], [place], schema)
 
 
 def node_batch(tree: m.Tree, place: Place, schema: pa.Schema) -> pa.RecordBatch:
@@ -60,34 +51,91 @@ def node_batch(tree: m.Tree, place: Place, schema: pa.Schema) -> pa.RecordBatch:
     Raises:
         Unwritable: for values that have no place in the columns.
     """
-    correct = paths_correct(tree.nodes)
-    shared = {
-        "tree_id": tree.id,
-        "problem_id": tree.problem.id,
-        "source": tree.problem.source,
-        "policy_version": tree.policy_version,
-        **place.columns(),
-    }
-    rows = zip(tree.nodes, correct, strict=True)
-    return _batch([to_row(node) | shared | {"path_correct": right} for node, right in rows], schema)
+    return node_rows([tree], [place], schema)
+
+
+def message_rows(messages: Sequence[m.Message], places: Sequence[Place], schema: pa.Schema) -> pa.RecordBatch:
+    """A row for each message; all are of one type, and there is at least one.
+
+    Raises:
+        Unwritable: for values that have no place in the columns.
+    """
+    with _fitting():
+        return pa.record_batch([*columns.fields(messages, schema), *_meta(places)], schema=schema)
+
+
+def node_rows(
+    trees: Sequence[m.Tree], places: Sequence[Place], schema: pa.Schema, trees_rows: pa.RecordBatch | None = None
+) -> pa.RecordBatch:
+    """A row for each node of each tree.
+
+    Args:
+        trees: at least one.
+        places: theirs.
+        schema: of `nodes`.
+        trees_rows: `message_rows` of the same trees, where they were made: their nodes are not converted twice.
+
+    Raises:
+        Unwritable: for values that have no place in the columns.
+    """
+    counts = [len(tree.nodes) for tree in trees]
+    with _fitting():
+        made = message_rows(trees, places, TABLES["trees"]) if trees_rows is None else trees_rows
+        nodes: Any = made.column("nodes")
+        shared = [
+            pa.array([tree.id for tree in trees]),
+            pa.array([tree.problem.id for tree in trees]),
+            pa.array([tree.problem.source for tree in trees]),
+            pa.array([tree.policy_version for tree in trees], pa.int64()),
+            *_meta(places),
+        ]
+        each = [columns.repeated(array, counts) for array in shared]
+        correct = pa.array([right for tree in trees for right in paths_correct(tree.nodes)], pa.bool_())
+        return pa.record_batch([*each[:4], *nodes.values.flatten(), correct, *each[4:]], schema=schema)
+
+
+def _meta(places: Sequence[Place]) -> list[Any]:
+    """The metadata columns, in the order of schemas.tables.META."""
+    return [
+        pa.array([place.topic for place in places], pa.string()),
+        pa.array([place.topic_id for place in places], pa.string()),
+        pa.array([place.partition for place in places], pa.int32()),
+        pa.array([place.offset for place in places], pa.int64()),
+        columns.times([place.time_ms for place in places]),
+        pa.array([SCHEMA_VERSION] * len(places), pa.int32()),
+        pa.array([place.sha for place in places], pa.string()),
+    ]
+
+
+@contextlib.contextmanager
+def _fitting() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OverflowError, pa.ArrowException) as error:  # a UnicodeError is a ValueError
+        raise Unwritable(f"does not fit the table: {error}") from error
 
 
 def paths_correct(nodes: list[m.Node]) -> list[bool]:
     """For each node: does a correct terminal lie in its subtree, itself included? Parents come before children."""
     places = {node.id: at for at, node in enumerate(nodes)}
-    correct = [node.terminal and node.verdict == "correct" for node in nodes]
-    for at in range(len(nodes) - 1, -1, -1):
-        parent = places.get(nodes[at].parent, -1)
-        if correct[at] and 0 <= parent < at:
-            correct[parent] = True
+    correct = [False] * len(nodes)
+    for at, node in enumerate(nodes):
+        if node.terminal and node.verdict == "correct":
+            here, parent = at, places.get(node.parent, -1)
+            correct[here] = True
+            while 0 <= parent < here and not correct[parent]:
+                here, parent = parent, places.get(nodes[parent].parent, -1)
+                correct[here] = True
     return correct
 
 
-def _batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
-    try:
-        return pa.RecordBatch.from_pylist(rows, schema=schema)
-    except (ValueError, OverflowError, pa.ArrowException) as error:  # a UnicodeError is a ValueError
-        raise Unwritable(f"does not fit the table: {error}") from error
+class Waiting(msgspec.Struct):
+    """A message on its way into a table."""
+
+    message: m.Message
+    place: Place
+    record: Any
+    """What it was decoded from, for its dead letter should it not fit."""
 
 
 class Buffer:
@@ -97,16 +145,29 @@ class Buffer:
         schema: of the table.
         shas: content sha by id, of the committed rows.
         offsets: last committed offset by app id.
+        commits: how many commits of sinks the table has.
+        nodes: of a table of trees: the buffer that their nodes go into.
     """
 
-    def __init__(self, schema: pa.Schema, shas: dict[str, str], offsets: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        schema: pa.Schema,
+        shas: dict[str, str],
+        offsets: Mapping[str, int],
+        commits: int = 0,
+        nodes: "Buffer | None" = None,
+    ) -> None:
         self.schema = schema
+        self.nodes = nodes
         self.shas = shas
         self.committed = dict(offsets)
+        self.commits = commits
         self.offsets: dict[str, int] = {}
         self.size = 0
-        self._ids: deque[str] = deque()
+        self._ids: set[str] = set()
         self._batches: list[pa.RecordBatch] = []
+        self._waiting: dict[str, Waiting] = {}
+        self._unconverted = 0
 
     def judge(self, app: str, offset: int, key: str, sha: str) -> Taken:
         """What a message with that id and content is to this table; its offset counts as seen."""
@@ -117,26 +178,69 @@ class Buffer:
             return "new"
         return "copy" if self.shas[key] == sha else "losing"
 
-    def add(self, batch: pa.RecordBatch, key: str, sha: str, size: int) -> None:
-        """Keep rows under an id that is new."""
-        self._batches.append(batch)
-        self._ids.append(key)
-        self.shas[key] = sha
+    def add(self, waiting: Waiting, size: int) -> None:
+        """Keep a message whose id is new; `size` is that of its bytes."""
+        key = message_id(waiting.message)
+        self._waiting[key] = waiting
+        self._unconverted += size
         self.size += size
+        for buffer in self._both():
+            buffer._ids.add(key)  # noqa: SLF001 - of the same class
+            buffer.shas[key] = waiting.place.sha
 
-    def rows(self) -> pa.Table:
-        """What waits, as one table."""
-        return pa.Table.from_batches(self._batches, schema=self.schema).combine_chunks()
+    def _both(self) -> "list[Buffer]":
+        return [self] if self.nodes is None else [self, self.nodes]
 
-    def done(self) -> None:
-        """The commit succeeded."""
-        self.committed |= self.offsets
+    def due(self, key: str) -> bool:
+        """Whether to convert before a message with this id is judged: enough waits, or its first copy does."""
+        return self._unconverted >= CHUNK_BYTES or key in self._waiting
+
+    def convert(self) -> list[tuple[Waiting, Unwritable]]:
+        """Make rows of what waits. Returns the messages that do not fit the table; their ids are as new again."""
+        waiting, self._waiting, self._unconverted = list(self._waiting.values()), {}, 0
+        if not waiting:
+            return []
+        try:
+            self._take(waiting)
+        except Unwritable:
+            return [found for one in waiting for found in self._take_one(one)]
+        return []
+
+    def _take_one(self, one: Waiting) -> list[tuple[Waiting, Unwritable]]:
+        try:
+            self._take([one])
+        except Unwritable as error:
+            for buffer in self._both():
+                buffer._ids.discard(message_id(one.message))  # noqa: SLF001 - of the same class
+                buffer.shas.pop(message_id(one.message), None)
+            return [(one, error)]
+        return []
+
+    def _take(self, waiting: Sequence[Waiting]) -> None:
+        messages, places = [one.message for one in waiting], [one.place for one in waiting]
+        rows = message_rows(messages, places, self.schema)
+        if self.nodes is not None:
+            trees = [message for message in messages if isinstance(message, m.Tree)]
+            self.nodes._batches.append(node_rows(trees, places, self.nodes.schema, rows))  # noqa: SLF001
+        self._batches.append(rows)
+
+    def hand_over(self) -> tuple[pa.Table, dict[str, int]]:
+        """What waits, as one table, and the offsets it reaches; the buffer is empty then."""
+        rows, offsets = pa.Table.from_batches(self._batches, schema=self.schema), self.offsets
         self._clear()
+        return rows, offsets
+
+    def done(self, offsets: Mapping[str, int]) -> None:
+        """What was handed over with these offsets is committed."""
+        self.committed |= offsets
+        self.commits += 1
 
     def drop(self) -> None:
         """Forget what waits: it was read from a topic that is no more."""
         for key in self._ids:
-            del self.shas[key]
+            self.shas.pop(key, None)
+        self._waiting = {}
+        self._unconverted = 0
         self._clear()
 
     def _clear(self) -> None:

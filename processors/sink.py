@@ -2,14 +2,19 @@
 
 Rows and the offsets they came from are one commit; after a crash the sink seeks to what the tables say. Before each
 commit it asks whether the topics are still those it read from: a broker that was started anew has topics of the same
-names under other UUIDs, and offsets that start again.
+names under other UUIDs, and offsets that start again. A commit is refused when another sink has written the table, for
+then this one does not know every id in it. While the disk is full the sink waits; while nothing comes it merges small
+files.
 """
 
 import contextlib
-import fcntl
+import errno
+import gc
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +23,16 @@ import pyarrow as pa
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from processors import kafka
-from processors.dataset import Datasets, app_id
+from processors.dataset import COMPACT_FILES, Datasets, app_id
+from processors.failures import Share, TooManyLetters
 from processors.large import unpacked
-from processors.rows import Buffer, Place, Unwritable, message_batch, node_batch
+from processors.owning import TableBusy, owned
+from processors.rows import Buffer, Place, Waiting, node_batch
 from processors.status import Status
 from processors.stopping import stop_event
 from schemas import messages as m
 from schemas.codec import BadMessage, content_sha, decode
-from schemas.errors import Told
+from schemas.killpoints import passed
 from schemas.settings import Settings
 from schemas.tables import TABLES
 from schemas.topics import BY_NAME, message_id
@@ -35,12 +42,18 @@ RETRY_S = 1.0
 LOCK_S = 15.0
 COMPACT_EVERY = 50
 """Commits of a table between two looks at its number of files."""
+IDLE_S = 30.0
+"""Nothing came for so long: a good moment to merge files."""
+IDLE_FILES = 8
+FULL_S = 5.0
+"""Between two attempts to write to a disk that is full."""
+GC_OBJECTS = 100_000
+"""A tree is thousands of objects, none in a cycle: looking for cycles among them costs as much as decoding them."""
 LETTER_SHARE = 0.7
 """A dead letter's bytes travel as base64 inside JSON: above this share of the size limit they stay where they are."""
 
 
-class TableBusy(Told, RuntimeError):
-    """Another sink writes the table; the text says which."""
+__all__ = ["Sink", "TableBusy", "heal_nodes", "run"]
 
 
 def run(settings: Settings, topics: list[str], status: Status) -> None:
@@ -49,9 +62,12 @@ def run(settings: Settings, topics: list[str], status: Status) -> None:
     Raises:
         BrokerMissing: when no broker answers at the start.
         TableBusy: when another sink has one of the tables.
+        TooManyLetters: when most of a topic's messages are none.
     """
+    gc.set_threshold(GC_OBJECTS)
     datasets = Datasets(Path(settings.factory.data) / "datasets")
     datasets.create()
+    kafka.create_topics(settings)
     with stop_event() as stopping, _owning(datasets, topics):
         sink = Sink(settings, datasets, topics, status)
         sink.session(stopping)
@@ -77,12 +93,20 @@ class Sink:
         self.status = status
         if "trees" in topics:
             heal_nodes(datasets)
-        self.buffers = {name: _buffer(datasets, name) for name in _tables(topics)}
-        self.commits = dict.fromkeys(self.buffers, 0)
+        held = datasets.held(_tables(topics))
+        self.buffers = {name: Buffer(TABLES[name], *known) for name, known in held.items()}
+        if "trees" in topics:
+            self.buffers["trees"].nodes = self.buffers["nodes"]
+        self.tidy = time.monotonic()
         self.ids: dict[str, str] = {}
         self.address = ""
         self.producer: KafkaProducer | None = None
         self.letters: list[Any] = []
+        self._thread = ThreadPoolExecutor(1, "commits")
+        self._job: dict[str, tuple[pa.Table, dict[str, int]]] = {}
+        self._writing: Future[None] | None = None
+        self.shares = {topic: Share(f"sink (from {topic})", settings.failures) for topic in topics}
+        self.too_many: TooManyLetters | None = None
 
     def session(self, stopping: threading.Event) -> None:
         """Follow the topics of one broker until told to stop, or until they are others under the same names."""
@@ -90,6 +114,7 @@ class Sink:
         self.ids = kafka.topic_ids(self.settings)
         consumer = kafka.consumer(self.settings, self.topics)
         try:
+            self._settle_when_there_is_room(stopping)
             self._seek(consumer)
             self._follow(consumer, stopping)
         finally:
@@ -115,16 +140,67 @@ class Sink:
             for records in consumer.poll(POLL_MS).values():
                 for record in records:
                     self.take(record)
+                self.tidy = time.monotonic()
+            if self.too_many:
+                self._flush_when_there_is_room(stopping)
+                self._settle_when_there_is_room(stopping)
+                raise self.too_many
             full = sum(buffer.size for buffer in self.buffers.values()) >= self.settings.sink.flush_bytes
             if full or time.monotonic() >= due:
                 if not self._same_topics():
                     self.drop()
+                    self._settle_when_there_is_room(stopping)
                     return
-                self.flush()
+                self._flush_when_there_is_room(stopping)
                 self.status.set(lag=_lag(consumer))
                 due = time.monotonic() + self.settings.sink.flush_s
-        if self._same_topics():
-            self.flush()
+                self._tidy()
+        if not self._same_topics():
+            self.drop()
+        self.flush()
+
+    def _flush_when_there_is_room(self, stopping: threading.Event) -> None:
+        """Begin to commit what waits, once what is being committed is."""
+        self._settle_when_there_is_room(stopping)
+        self.begin()
+
+    def _settle_when_there_is_room(self, stopping: threading.Event) -> None:
+        """Settle; on a full disk wait for room, or to be told to stop. What waits is in the topics as before."""
+        said = False
+        while True:
+            try:
+                self.settle()
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                if not said:
+                    print(f"factory: {error.filename}: the disk is full: the sink waits for room", file=sys.stderr)
+                    self.status.set(waiting="the disk is full")
+                    said = True
+                if stopping.wait(FULL_S):
+                    raise
+                continue
+            if said:
+                print("factory: there is room again: the sink goes on", file=sys.stderr)
+                self.status.set(waiting="")
+            return
+
+    def _tidy(self) -> None:
+        """Nothing came for a while: merge the files of one table."""
+        if time.monotonic() - self.tidy > IDLE_S:
+            for name in self.buffers:
+                if self._compact(name, IDLE_FILES):
+                    return
+            self.tidy = time.monotonic()
+
+    def _compact(self, name: str, files: int) -> bool:
+        """Merge files where there is room for it: no row waits for this."""
+        try:
+            return self.datasets.compact(name, files)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            return False
 
     def _same_topics(self) -> bool:
         """Whether what waits was read from the present topics. A silent broker has not replaced them yet."""
@@ -149,28 +225,37 @@ class Sink:
         )
         try:
             value = unpacked(self.settings, record.value)
-            place = msgspec.structs.replace(place, sha=content_sha(value))
-            self._keep(topic.table, decode(value, topic.message), place, len(value))
+            if value is not record.value:  # it came as a file
+                place = msgspec.structs.replace(place, sha=content_sha(value))
+            self._keep(topic.table, Waiting(decode(value, topic.message), place, record), len(value))
             self.status.add(records=1)
-        except (BadMessage, Unwritable) as error:
+            self.shares[topic.name].count()
+        except BadMessage as error:
+            self.too_many = self.shares[topic.name].count(str(error)) or self.too_many
             self._seen(topic.table, place)
             self._bury(record, place, str(error))
             self.status.add(records=1, errors=1)
 
-    def _keep(self, table: str, message: m.Message, place: Place, size: int) -> None:
-        key = message_id(message)
-        buffer = self.buffers[table]
+    def _keep(self, table: str, waiting: Waiting, size: int) -> None:
+        place, buffer = waiting.place, self.buffers[table]
+        key = message_id(waiting.message)
+        if buffer.due(key):
+            self._convert(table)
         verdict = buffer.judge(app_id(table, place.topic_id, place.partition), place.offset, key, place.sha)
         if verdict == "new":
-            row = message_batch(message, place, buffer.schema)
-            nodes = node_batch(message, place, TABLES["nodes"]) if isinstance(message, m.Tree) else None
-            buffer.add(row, key, place.sha, size)
-            if nodes is not None:
-                self.buffers["nodes"].add(nodes, key, place.sha, size)
+            buffer.add(waiting, size)
         elif verdict != "covered":
             self.status.add(**{"copies" if verdict == "copy" else "losing": 1})
         if table == "trees":
             self._seen("nodes", place)
+
+    def _convert(self, table: str) -> None:
+        """Make rows of what was read; what does not fit its table becomes a dead letter."""
+        for waiting, error in self.buffers[table].convert():
+            topic = waiting.place.topic
+            self.too_many = self.shares[topic].count(str(error)) or self.too_many
+            self._bury(waiting.record, waiting.place, str(error))
+            self.status.add(errors=1)
 
     def _seen(self, table: str, place: Place) -> None:
         for name in _tables([table]):
@@ -198,21 +283,43 @@ class Sink:
         self.letters.append(kafka.send(self.producer, letter))
 
     def flush(self) -> None:
-        """Commit what waits, dead letters first: an offset is moved only past what has been written somewhere.
+        """Commit what waits, and come back when it is done."""
+        self.settle()
+        self.begin()
+        self.settle()
 
-        `trees` is committed before `nodes`; a crash between the two is healed at the next start.
+    def begin(self) -> None:
+        """Begin to commit what waits, dead letters first: an offset moves only past what has been written somewhere.
+
+        A thread does it, so that the next messages are decoded meanwhile; `settle` says when and whether it is done.
         """
+        passed("sink:working")
+        for name in self.buffers:
+            self._convert(name)
         for letter in self.letters:
             letter.get(timeout=30)
         self.letters = []
-        for name, buffer in self.buffers.items():
-            if not buffer.offsets:
-                continue
-            self.datasets.append(name, buffer.rows(), buffer.offsets)
-            buffer.done()
-            self.commits[name] += 1
-            if self.commits[name] % COMPACT_EVERY == 0:
-                self.datasets.compact(name)
+        self._job = {name: buffer.hand_over() for name, buffer in self.buffers.items() if buffer.offsets}
+        self._writing = self._thread.submit(self._write)
+
+    def settle(self) -> None:
+        """Wait for the commit that was begun. Raises what it raised; the next call then tries again what is left."""
+        if self._writing is None and self._job:
+            self._writing = self._thread.submit(self._write)
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def _write(self) -> None:
+        """`trees` is committed before `nodes`; a crash between the two is healed at the next start."""
+        for name, (rows, offsets) in list(self._job.items()):
+            buffer = self.buffers[name]
+            self.datasets.append(name, rows, offsets, buffer.commits)
+            buffer.done(offsets)
+            del self._job[name]
+            passed("sink:output")
+            if buffer.commits % COMPACT_EVERY == 0:
+                self._compact(name, COMPACT_FILES)
 
     def drop(self) -> None:
         """Forget what waits: the topics it was read from are gone, and what is not in a table will be fed again."""
@@ -250,10 +357,6 @@ def _tables(topics: list[str]) -> list[str]:
     return [*names, "nodes"] if "trees" in names else names
 
 
-def _buffer(datasets: Datasets, name: str) -> Buffer:
-    return Buffer(TABLES[name], datasets.shas(name), datasets.offsets(name))
-
-
 def _lag(consumer: KafkaConsumer) -> int:
     ends = {at: consumer.highwater(at) for at in consumer.assignment()}
     return sum(max(0, end - consumer.position(at)) for at, end in ends.items() if end is not None)
@@ -261,17 +364,8 @@ def _lag(consumer: KafkaConsumer) -> int:
 
 @contextlib.contextmanager
 def _owning(datasets: Datasets, topics: list[str]) -> Iterator[None]:
-    """One sink a table, on this machine by a lock (the kernel frees it when we die); elsewhere the commits decide."""
+    """One sink a table, on this machine by a lock; elsewhere the commits decide."""
     with contextlib.ExitStack() as stack:
         for name in _tables(topics):
-            lock = stack.enter_context((datasets.root / f".{name}.sink").open("w"))
-            deadline = time.monotonic() + LOCK_S
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise TableBusy(f"another sink writes the table {name!r}: stop it first") from None
-                    time.sleep(0.1)
+            stack.enter_context(owned(datasets.root, name, LOCK_S))
         yield

@@ -8,6 +8,7 @@ Each rank writes the lines of each parameter that it holds, and in the file's me
 the lines it needs from whichever files have them, so it may have another number of ranks.
 """
 
+import errno
 import json
 import os
 import re
@@ -18,10 +19,11 @@ from typing import Any
 
 import msgspec
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from schemas.errors import Told
+from schemas.killpoints import passed
 from trainers.model import local
 from trainers.ranks import ALONE, Ranks
 
@@ -61,24 +63,38 @@ class State(msgspec.Struct, kw_only=True):
     saves: int = 0
     """How often this state was saved: a step without training since (only filtered rows) is saved anew."""
     outgoing: list[Outgoing] = []
+    files: dict[str, int] = {}
+    """The checkpoint's other files and their sizes in bytes."""
 
 
 def save(root: Path, state: State, tensors: Callable[[Path], None]) -> Path:
     """Write a checkpoint durably under a temporary name, rename it, keep the last two. Returns its directory.
 
+    An error leaves the checkpoints as they were, and none of its own files: on a full disk they would be in the way.
+
     Args:
         root: where checkpoints lie.
         state: everything but tensors.
         tensors: lets every rank `write` into a directory.
+
+    Raises:
+        OSError: with errno ENOSPC and `root` when the disk is full.
     """
     state.saves += 1
     final = root / f"step-{state.step:07d}.{state.saves}"
     temporary = root / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    tensors(temporary)
-    (temporary / "state.json").write_bytes(msgspec.json.format(msgspec.json.encode(state)))
-    commit(temporary, final)
+    try:
+        tensors(temporary)
+        state.files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
+        (temporary / "state.json").write_bytes(msgspec.json.format(msgspec.json.encode(state)))
+        passed(f"{state.trainer}:checkpoint")
+        commit(temporary, final)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        error.filename = str(root)
+        raise
     for old in found(root)[:-KEEP]:
         shutil.rmtree(old)
     return final
@@ -88,6 +104,39 @@ def found(root: Path) -> list[Path]:
     """The complete checkpoints under `root`, oldest first."""
     named = [(match, path) for path in root.glob("step-*") if (match := _NAME.fullmatch(path.name))]
     return [path for match, path in sorted(named, key=lambda pair: (int(pair[0][1]), int(pair[0][2])))]
+
+
+def newest(root: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint, and a sentence about each that is not and was set aside.
+
+    The steps after it are in the plan (journal.py), so going on from it is taking the very same steps again.
+    """
+    said: list[str] = []
+    for path in reversed(found(root)):
+        if not (why := damage(path)):
+            return path, [f"{sentence}; going on from {path.name}" for sentence in said]
+        aside = path.with_name(f"{path.name}.damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+        said.append(f"the checkpoint {path} is damaged ({why}) and was set aside as {aside.name}")
+    return None, [f"{sentence}; no other is left, so the run takes its steps again from its first" for sentence in said]
+
+
+def damage(path: Path) -> str:
+    """What is wrong with a checkpoint's files; '' when they are as they were written."""
+    try:
+        wanted = peek(path).files
+        sizes = {file.name: file.stat().st_size for file in path.iterdir()}
+    except (OSError, msgspec.MsgspecError) as error:
+        return f"state.json: {error}"
+    if wrong := sorted(name for name, size in wanted.items() if sizes.get(name) != size):
+        return f"{wrong[0]} is cut off or gone"
+    try:
+        for file in path.glob("*.safetensors"):
+            safe_open(file, framework="pt")
+    except (OSError, SafetensorError) as error:
+        return f"{file.name}: {error}"
+    return ""
 
 
 def peek(path: Path) -> State:
@@ -105,8 +154,22 @@ def write(directory: Path, model: Any, opt: torch.optim.AdamW, ranks: Ranks = AL
         for slot, value in opt.state.get(parameter, {}).items():
             moments[f"{name}|{slot}"], begins[f"{name}|{slot}"] = _held(value)
     metadata = {"begins": json.dumps(begins)}
-    save_file(weights, directory / f"model-{ranks.rank}.safetensors", metadata)
-    save_file(moments, directory / f"optimizer-{ranks.rank}.safetensors", metadata)
+    write_tensors(weights, directory / f"model-{ranks.rank}.safetensors", metadata)
+    write_tensors(moments, directory / f"optimizer-{ranks.rank}.safetensors", metadata)
+
+
+def write_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: with errno ENOSPC when the disk is full.
+    """
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        if f"os error {errno.ENOSPC}" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
 def restore(path: Path, model: Any, opt: torch.optim.AdamW, ranks: Ranks = ALONE) -> None:  # noqa: ANN401

@@ -18,6 +18,11 @@ from trainers.objectives import Tokens
 from trainers.packing import Batch, Row, pack
 from trainers.ranks import ALONE, Ranks
 
+LARGEST = 1e4
+"""Of a reward, and of a log-prob below zero (nats): beyond it is an error, not a measurement."""
+ROUNDING = 1e-2
+"""How far above zero an engine's log-prob may come by rounding."""
+
 
 def tokens(group: RewardGroup) -> int:
     """Response tokens of a group."""
@@ -33,15 +38,19 @@ def lags(group: RewardGroup, version: int) -> Counter[int]:
     return counts
 
 
-def refusal(group: RewardGroup, *, version: int, max_lag: int, mask_overlong: bool = False) -> str:
+def refusal(
+    group: RewardGroup, *, version: int, max_lag: int, mask_overlong: bool = False, vocabulary: float = math.inf
+) -> str:
     """Why a group cannot be trained on under `version`, or ''.
 
-    malformed: lists that do not fit each other, spans that do not cover the tokens, no token at all, or a temperature
-    that is not above zero (greedy tokens were not drawn from a distribution). aborted: a response was cut off by no
-    fault of its own, so its reward says nothing. stale: a token's behaviour version lies more than `max_lag` behind.
-    all_equal: no signal. overlong: under `mask_overlong`, every response was cut off at the largest length.
+    malformed: lists that do not fit each other, spans that do not cover the tokens, no token at all, one beyond the
+    `vocabulary`, numbers that are no log-probs or would overflow (a trainer that died of one group would meet it again
+    and again), or a temperature that is not above zero (greedy tokens were not drawn from a distribution). aborted: a
+    response was cut off by no fault of its own, so its reward says nothing. stale: a token lies more than `max_lag`
+    versions behind. all_equal: no signal. overlong: under `mask_overlong`, every response was cut off at the largest
+    length.
     """
-    if _malformed(group):
+    if _malformed(group) or _impossible(group, vocabulary):
         return "malformed"
     if any(rollout.finish == "abort" for rollout in group.rollouts):
         return "aborted"
@@ -64,6 +73,15 @@ def _malformed(group: RewardGroup) -> bool:
         if len(rollout.logprobs) != len(rollout.token_ids) or covered != list(range(len(rollout.token_ids))):
             return True
     return False
+
+
+def _impossible(group: RewardGroup, vocabulary: float) -> bool:
+    ids = [group.prompt_ids, *(rollout.token_ids for rollout in group.rollouts)]
+    if any(not 0 <= token < vocabulary for row in ids for token in row):
+        return True
+    if any(abs(reward) > LARGEST for reward in group.rewards):
+        return True
+    return any(not -LARGEST < logprob < ROUNDING for rollout in group.rollouts for logprob in rollout.logprobs)
 
 
 def rows(groups: Sequence[RewardGroup], parts: Objective) -> list[Row]:

@@ -6,11 +6,12 @@ The group `rl` has a committed offset for each partition: the lowest record whos
 """
 
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from typing import Any
 
 import duckdb
 import msgspec
+import pyarrow as pa
 from deltalake import DeltaTable
 from kafka import OffsetAndMetadata, TopicPartition
 
@@ -66,7 +67,7 @@ class Intake:
         files = [uri.removeprefix("file://") for uri in self._table.file_uris()]
         fresh = [file for file in files if file not in self._read]
         self._read = set(files)
-        groups = [group for group in _groups(fresh) if group.id not in self.offered] if fresh else []
+        groups = _groups(fresh, self.offered) if fresh else []
         self.offered.update(group.id for group in groups)
         return groups
 
@@ -95,11 +96,14 @@ def _name(value: bytes) -> str:
         return ""
 
 
-def _groups(files: list[str]) -> list[RewardGroup]:
+def _groups(files: list[str], offered: Collection[str]) -> list[RewardGroup]:
+    """The groups in these files that were not offered: after a start or a compaction, a few of very many."""
     listed = ", ".join(quoted(file) for file in files)
     with duckdb.connect() as connection:
-        query = f"SELECT * FROM read_parquet([{listed}]) ORDER BY _time, _topic_id, _partition, _offset"  # noqa: S608
-        batches = connection.sql(query).to_arrow_reader(256)
+        connection.register("offered", pa.table({"id": pa.array(list(offered), pa.string())}))
+        query = f"SELECT * FROM read_parquet([{listed}]) WHERE id NOT IN (FROM offered)"  # noqa: S608 - our own paths
+        ordered = f"{query} ORDER BY _time, _topic_id, _partition, _offset"
+        batches = connection.sql(ordered).to_arrow_reader(256)
         return [from_row(row, RewardGroup) for batch in batches for row in batch.to_pylist()]
 
 

@@ -6,7 +6,7 @@ row and pass decides: the same rows give the same order, whenever and in whateve
 
 import heapq
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from schemas.messages import content_id
 from trainers.packing import Row
@@ -25,11 +25,18 @@ class Pool:
         self.rows: dict[str, Row] = {}
         self._seed, self._epochs, self._seen = seed, epochs, dict(seen)
         self._heap: list[tuple[int, str, str]] = []
+        self._out: set[str] = set()
 
     def add(self, key: str, row: Row) -> None:
         """Take in a row; one that is there already stays as it is."""
         if key not in self.rows:
             self.rows[key] = row
+            self._offer(key)
+
+    def leave_out(self, keys: Iterable[str]) -> None:
+        """These rows, and no others, are not drawn from now on; they stay for a step that was planned on them."""
+        back, self._out = self._out, set(keys)
+        for key in sorted(back - self._out):
             self._offer(key)
 
     def cap(self, key: str) -> int:
@@ -54,7 +61,9 @@ class Pool:
         tokens, full = 0, False
         while self._heap:
             entry = self._heap[0]
-            if entry[0] != self._seen.get(entry[2], 0):  # seen meanwhile (a replay): it has a newer entry
+            # Seen meanwhile (an interrupted step): it has a newer entry. Left out and taken in again: it has another.
+            stale = entry[0] != self._seen.get(entry[2], 0) or entry in batch[-1:]
+            if stale or entry[2] in self._out:
                 heapq.heappop(self._heap)
                 continue
             tokens += len(self.rows[entry[2]].ids)

@@ -14,10 +14,12 @@ from typing import Any
 import msgspec
 import torch
 
+from processors.announced import check_place
 from processors.status import Status
 from processors.stopping import stop_event
 from processors.versions import Versions
 from schemas.errors import Told
+from schemas.killpoints import passed
 from schemas.messages import Filtered, RewardGroup, TrainingStep, Weights, content_id
 from schemas.settings import Settings
 from trainers import groups as cohort
@@ -69,6 +71,7 @@ def wait_for_start(session: Session) -> Weights | None:
 
     Raises:
         NoSuchVersion: later versions are there, and this one is not.
+        WeightsElsewhere: it lies where no weights of ours may lie.
     """
     wanted = session.settings.rl.start_version
     session.status.set(waiting="the version that SFT hands over" if wanted < 0 else f"version {wanted}")
@@ -77,6 +80,7 @@ def wait_for_start(session: Session) -> Weights | None:
         while not session.stop.is_set():
             for row in versions.all():
                 if row.version == wanted or (wanted < 0 and row.handover):
+                    check_place(session.settings, row)
                     session.status.set(waiting="")
                     return row
             there = [row.version for row in versions.all()]
@@ -144,6 +148,7 @@ class Rl:
         assert isinstance(session.learner, RlLearner)
         self.session, self.settings = session, session.settings.rl
         self.objective = session.learner.objective
+        self.vocabulary = int(session.learner.model.config.get_text_config().vocab_size)
         seen = session.state.seen
         for key in session.refused():
             seen.setdefault(key, 1)
@@ -192,6 +197,7 @@ class Rl:
             version=session.state.version,
             max_lag=self.settings.max_lag,
             mask_overlong=self.objective.mask_overlong,
+            vocabulary=self.vocabulary,
         )
         if not why:
             self.waiting.append(group)
@@ -248,6 +254,7 @@ class Rl:
         """Checkpoint and publish every `publish_steps` steps or `publish_s` seconds, and after the last step."""
         if self.finished() or self.session.due(self.settings.publish_steps, self.settings.publish_s):
             self.session.publish()
+            passed("rl:offsets")
             self.intake.commit(self.session.state.seen)
             self.unsaved, self.saved = 0, time.monotonic()
 

@@ -6,6 +6,7 @@ bit on one machine's CPU, and never skips or doubles any.
 """
 
 import fcntl
+import sys
 import threading
 import time
 from collections import deque
@@ -15,8 +16,12 @@ from types import TracebackType
 from typing import IO, Self
 
 from processors.dataset import Datasets
+from processors.expired import expired
+from processors.policy import ProbeFailed
+from processors.probe import check
 from processors.status import Status
 from schemas.errors import Told
+from schemas.killpoints import passed
 from schemas.messages import TrainingStep, Weights
 from schemas.settings import Settings
 from trainers import checkpoint, weights
@@ -24,6 +29,7 @@ from trainers.journal import Journal, Planned
 from trainers.learner import Learned, Learner
 from trainers.outbox import Outbox, announced
 from trainers.packing import Row
+from trainers.retention import retire
 
 CONFIRM_S = 5.0
 
@@ -34,6 +40,10 @@ class TrainerBusy(Told, RuntimeError):
 
 class Diverged(Told, FloatingPointError):
     """A step's loss or gradient is not finite; the text names its rows and says what to do."""
+
+
+class NotAsTrained(Told, RuntimeError):
+    """A version as it was written is not what was trained; the text says by how much, and that it was not announced."""
 
 
 class WeightsGone(Told, FileNotFoundError):
@@ -88,9 +98,11 @@ class Session:
         return announced(self.settings, self.datasets)
 
     def saved(self) -> Path | None:
-        """The newest checkpoint."""
-        found = checkpoint.found(self.root)
-        return found[-1] if found else None
+        """The newest checkpoint that is whole; one that is not is set aside, which is said."""
+        path, said = checkpoint.newest(self.root)
+        for sentence in said:
+            print(f"factory: {sentence}", file=sys.stderr)
+        return path
 
     def start(self, base: str, version: int) -> None:
         """Begin from the newest checkpoint, or else from a model directory that was announced as `version`.
@@ -117,8 +129,8 @@ class Session:
         if Path(base).is_absolute() and not (Path(base) / "config.json").is_file():
             why = f"the checkpoint {path} began from them" if path else f"version {self.state.version} is to lie there"
             raise WeightsGone(
-                f"{base}: these weights are gone, and {why}: put the directory back, or begin anew from other weights "
-                "(policy.path, rl.start_version) with another --data"
+                f"{base}: these weights are gone ({expired(base) or 'deleted'}), and {why}: put the directory back, or "
+                "begin anew from other weights (policy.path, rl.start_version) with another --data"
             )
         return weights.directory(base)
 
@@ -131,6 +143,7 @@ class Session:
     def plan(self, rows: list[str]) -> None:
         """Make the rows of the next step durable."""
         self.journal.append(self.state.step + 1, rows)
+        passed(f"{self.trainer}:working")
 
     def learn(self, shares: Sequence[Sequence[Row]], lr: float, keys: Sequence[str]) -> Learned:
         """Train on rows, whose ids (SFT) or groups' ids (RL) were planned as `keys`.
@@ -157,6 +170,7 @@ class Session:
         self.outbox.send(message)
         self.status.add(records=1, tokens=message.tokens)
         self.status.set(step=message.step, loss=message.loss, version=message.version)
+        passed(f"{self.trainer}:output")
 
     def save(self) -> None:
         """A checkpoint of everything up to now."""
@@ -170,7 +184,11 @@ class Session:
         state.parent, state.version = state.version, 1 + max([state.version, *self.announced()])
         state.published_step, state.handover = state.step, handover
         self.save()
+        passed(f"{self.trainer}:saved")
         self._announce()
+        if self.settings.weights.keep:
+            for row in retire(self.settings, self.datasets):
+                self.outbox.send(row)
         self.published = time.monotonic()
 
     def due(self, steps: int, seconds: float) -> bool:
@@ -191,9 +209,23 @@ class Session:
             handover=state.handover,
         )
         self.learner.gather()
-        self.outbox.send(weights.publish(self.settings, self.learner.model, self.base, publication))
+        row = weights.publish(self.settings, self.learner.model, self.base, publication)
+        passed(f"{self.trainer}:announcement")
+        self._check(row)
+        self.outbox.send(row)
         self.outbox.flush()
+        passed(f"{self.trainer}:announced")
         self.status.set(version=state.version)
+
+    def _check(self, row: Weights) -> None:
+        """What was written was loaded and probed; the weights that were trained must give the same log-probs."""
+        try:
+            check(row, self.learner.score(row.probe_ids), self.settings.engine.probe_tolerance, "the trained model's")
+        except ProbeFailed as error:
+            raise NotAsTrained(
+                f"{error}. Nothing was announced, and the checkpoint {self.saved()} holds what was trained: see to the "
+                "disk, then start again"
+            ) from error
 
     def data(self) -> str:
         """What the published version was trained on, in words that a query can be made from."""

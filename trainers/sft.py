@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from processors import chat
-from processors.chat import BadPolicy, first_line
+from processors import asking, chat
+from processors.chat import BadPolicy
 from processors.dataset import NoDatasets
 from processors.status import Status
 from processors.stopping import stop_event
@@ -36,6 +36,16 @@ SELECT CAST(id AS VARCHAR) AS id, problem, text FROM ({sql}
 ) WHERE CAST(id AS VARCHAR) NOT IN (SELECT unnest(?::VARCHAR[])) ORDER BY 1
 """
 """The new rows of the user's own query."""
+GONE = """
+SELECT key FROM (SELECT unnest(?::VARCHAR[]) AS key) WHERE key NOT IN (SELECT CAST(id AS VARCHAR) FROM ({sql}
+))
+"""
+"""The rows of an earlier look that the query does not give any more: others stand for them (`factory replay`)."""
+PLANNED = """
+SELECT id, problem, text FROM examples
+WHERE id IN (SELECT unnest(?::VARCHAR[])) AND id IN (SELECT id FROM replaced) ORDER BY 1
+"""
+"""Rows that a replay replaced after a step on them was planned."""
 COLUMNS = "sft.sql must give the columns id, problem and text as the tables have them (select * from examples)"
 
 
@@ -137,6 +147,8 @@ class Sft:
         replay: deque[Any] = self.session.replay
         if replay:
             rows: list[str] = replay.popleft().rows
+            for row in self.query(PLANNED, [key for key in rows if key not in self.pool.rows]):
+                self.take(row)
             if missing := [key for key in rows if key not in self.pool.rows]:
                 raise BadQuery(
                     f"row {missing[0]} of an interrupted step is not in the training set any more: let sft.sql give it "
@@ -166,27 +178,29 @@ class Sft:
             self.versions = versions
             self.session.state.query = self.sql
             self.session.state.table_version = versions.get("examples", -1)
-            for row in self.query():
+            for row in self.query(TRAINING_SET, [*self.pool.rows, *self.refused]):
                 self.take(row)
-            self.session.status.set(rows=len(self.pool.rows), waiting="")
+            gone = [row["key"] for row in self.query(GONE, list(self.pool.rows))]
+            self.pool.leave_out(gone)
+            self.session.status.set(rows=len(self.pool.rows), left_out=len(gone), waiting="")
         self.refreshed = time.monotonic()
 
-    def query(self) -> list[dict[str, Any]]:
-        """The rows of the training set that are new: id, problem, text; the smallest id first.
+    def query(self, text: str, ids: list[str]) -> list[dict[str, Any]]:
+        """The rows of TRAINING_SET (those that are new), GONE or PLANNED for these ids.
 
         Raises:
-            BadQuery: when the query fails or lacks a column.
+            BadQuery: when the user's query fails or lacks a column.
         """
-        import duckdb
-
-        known = [*self.pool.rows, *self.refused]
-        with self.session.datasets.connect(self.versions) as connection:
-            try:
-                found = connection.execute(TRAINING_SET.format(sql=self.sql), [known])
-                names = [column[0] for column in found.description or ()]
-                return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
-            except duckdb.Error as error:
-                raise BadQuery(f"{COLUMNS}: {first_line(error)}") from error
+        if not ids and text != TRAINING_SET:
+            return []
+        limits = self.session.settings.sql
+        try:
+            with asking.bounded(self.session.datasets, limits, self.versions) as connection:
+                query = text.format(sql=asking.reading(connection, self.sql))
+                rows: list[dict[str, Any]] = asking.answer(connection, query, limits, [ids]).to_pylist()
+        except asking.BadQuery as error:
+            raise BadQuery(f"{COLUMNS}: {error}") from error
+        return rows
 
     def take(self, row: dict[str, Any]) -> None:
         """Tokenise a row into the pool; one that is too long, or that the evaluation asks, is filtered with the reason.

@@ -17,13 +17,12 @@ from typing import Any, Literal
 
 import msgspec
 import torch
-from safetensors.torch import save_file
 
 from processors.chat import Chat
 from schemas.messages import Weights
 from schemas.settings import Settings
 from trainers import model as policy
-from trainers.checkpoint import commit
+from trainers.checkpoint import commit, write_tensors
 
 COPIED = re.compile(
     r"(config|generation_config|special_tokens_map|added_tokens)\.json|"
@@ -76,19 +75,27 @@ def publish(settings: Settings, model: Any, base: Path, publication: Publication
         publication: what the announcement says.
 
     A directory of this version that is there already was never announced (a crash came between): it is replaced.
+
+    Raises:
+        OSError: with errno ENOSPC when the disk is full; nothing of the version is left there.
     """
     root = Path(settings.factory.data).resolve() / "weights"
     final = root / f"v{publication.version}"
     temporary = root / f".v{publication.version}.tmp"
     for old in (temporary, final):
         shutil.rmtree(old, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    _copy(base, temporary)
-    save(model, temporary, dtype_of(base))
-    ids, logprobs = probe(settings, temporary)
-    with (temporary / "model.safetensors").open("rb") as file:
-        sha = hashlib.file_digest(file, "sha256").hexdigest()
-    commit(temporary, final)
+    try:
+        temporary.mkdir(parents=True)
+        _copy(base, temporary)
+        save(model, temporary, dtype_of(base))
+        ids, logprobs = probe(settings, temporary)
+        with (temporary / "model.safetensors").open("rb") as file:
+            sha = hashlib.file_digest(file, "sha256").hexdigest()
+        commit(temporary, final)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        error.filename = str(root)
+        raise
     fields = {name: getattr(publication, name) for name in Publication.__dataclass_fields__}
     return Weights(
         policy=settings.policy.name,
@@ -118,7 +125,7 @@ def dtype_of(base: Path) -> torch.dtype:
 def save(model: Any, target: Path, dtype: torch.dtype) -> None:  # noqa: ANN401
     """Write model.safetensors: every parameter once (a tied head is its embedding), rounded to `dtype`."""
     tensors = {name: policy.whole(p).to("cpu", dtype).contiguous() for name, p in model.named_parameters()}
-    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(tensors, target / "model.safetensors", {"format": "pt"})
 
 
 def probe(settings: Settings, published: Path) -> tuple[list[int], list[float]]:

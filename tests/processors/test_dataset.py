@@ -233,8 +233,25 @@ def test_superseded_names_rows_made_from_a_losing_copy(datasets):
     wrong = m.Trace(**{**made, "id": "y"}, tree_sha="of another copy")
     datasets.append("trees", rows(tree), {app_id("trees", "u", 0): 0})
     datasets.append("traces", rows(right, wrong), {app_id("traces", "u", 0): 1})
+    examples = [
+        m.Example(
+            id=trace.id,
+            tree_id="t",
+            trace_sha=content_sha(encode(trace)) if at else "of another copy",
+            problem=problem(0),
+            arm="direct",
+            text="",
+            backtracks=0,
+            verdict="correct",
+            checks=[],
+        )
+        for at, trace in enumerate((right, wrong))
+    ]
+    datasets.append("examples", rows(*examples), {app_id("examples", "u", 0): 1})
     with datasets.connect() as connection:
-        assert connection.execute('select "table", id, parent_id from superseded').fetchall() == [("traces", "y", "t")]
+        found = connection.execute('select "table", id, parent_id from superseded order by all').fetchall()
+    # y's example was made from the visible trace y, which was made from a tree that lost
+    assert found == [("examples", "x", "x"), ("examples", "y", "t"), ("traces", "y", "t")]
 
 
 def test_thirteen_views_over_a_hundred_files_open_fast(datasets):

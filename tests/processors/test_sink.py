@@ -1,5 +1,7 @@
+import contextlib
 import os
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ from processors.rows import paths_correct
 from processors.status import Status
 from schemas import messages as m
 from schemas.codec import decode, encode
+from schemas.load import load
 from schemas.topics import TOPICS
 
 ALL = [topic.name for topic in TOPICS]
@@ -171,9 +174,9 @@ def test_nodes_are_healed_after_a_crash_between_the_two_commits(quick, send_all,
     send_all(tree(1), tree(2))
     append = Datasets.append
 
-    def crash(self, name, rows, offsets):
+    def crash(self, name, rows, offsets, commits=None):
         assert name != "nodes" or not rows.num_rows, "the crash"
-        return append(self, name, rows, offsets)
+        return append(self, name, rows, offsets, commits)
 
     monkeypatch.setattr(Datasets, "append", crash)
     first = Running(quick)
@@ -268,8 +271,7 @@ def test_sigterm_flushes_what_waits(factory_settings, send_all):
 
 def test_small_files_are_merged_while_rows_flow(quick, send_all, monkeypatch):
     monkeypatch.setattr(sink, "COMPACT_EVERY", 1)
-    compact = Datasets.compact
-    monkeypatch.setattr(Datasets, "compact", lambda self, name: compact(self, name, files=3))
+    monkeypatch.setattr(sink, "COMPACT_FILES", 3)
     with Running(quick) as running:
         for number in range(6):
             send_all(problem(number))
@@ -282,3 +284,81 @@ def test_the_codec_refuses_half_a_surrogate_pair_or_the_sink_does():
     wire = encode(problem(1)).replace(b'"1+1?"', b'"\\ud800"')
     with pytest.raises(ValueError):
         "".join(decode(wire, m.Problem).question).encode()
+
+
+def test_of_two_sinks_without_a_lock_one_ends_and_no_row_is_there_twice(quick, send_all):
+    """As on two machines: the lock is this machine's, so nothing but the commits stands between them."""
+    send_all(*map(problem, range(5)))
+    first = Running(quick)
+    with first:
+        first.wait("select count(*) from problems", [(5,)])
+        second = Running(quick)
+        ended = []
+
+        def run():
+            try:
+                second.sink.session(second.stopping)
+            except sink.TableBusy as error:
+                ended.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        for number in range(4, 60):
+            if ended or not first.thread.is_alive():
+                break
+            send_all(problem(number), problem(number - 1))
+            time.sleep(0.1)
+        second.stopping.set()
+        thread.join(30)
+    assert len(ended) == 1 or not first.thread.is_alive()
+    with Running(quick) as again:
+        again.wait("select count(*) = count(distinct id) and count(*) >= 6 from problems", [(True,)])
+
+
+def test_files_are_merged_while_nothing_comes(quick, send_all, monkeypatch):
+    monkeypatch.setattr(sink, "IDLE_FILES", 1)
+    monkeypatch.setattr(sink, "IDLE_S", 0.5)
+    with Running(quick) as running:
+        for number in range(3):
+            send_all(problem(number))
+            running.wait("select count(*) from problems", [(number + 1,)])
+        deadline = time.monotonic() + 20
+        while len(running.datasets.table("problems").file_uris()) > 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        send_all(problem(3))
+        running.wait("select count(*), count(distinct id) from problems", [(4, 4)])
+
+
+def test_a_sink_on_a_full_disk_waits_for_room_and_goes_on(broker, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sink, "FULL_S", 0.2)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], check=False).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        settings = load(
+            environment={}, flags=[f"broker.bootstrap={broker}", f"factory.data={disk}", "sink.flush_s=0.1"]
+        )
+        kafka.create_topics(settings)
+        with Running(settings, ["problems"]) as running:
+            fill(settings, 0, 3)
+            running.wait("select count(*) from problems", [(3,)])
+            filler = disk / "filler"
+            with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                while file.write(b"x" * 512):
+                    pass
+            fill(settings, 3, 6)
+            deadline = time.monotonic() + 20
+            while running.status.read().get("waiting") != "the disk is full":
+                assert time.monotonic() < deadline
+                assert running.thread.is_alive()
+                time.sleep(0.05)
+            assert ask(running.datasets, "select count(*) from problems") == [(3,)]
+            filler.unlink()
+            running.wait("select count(*), count(distinct id) from problems", [(6, 6)])
+        said = capsys.readouterr().err
+        assert f"{disk}/datasets/problems: the disk is full: the sink waits for room" in said
+        assert "the sink goes on" in said
+    finally:
+        subprocess.run(["umount", disk], check=True)

@@ -1,5 +1,8 @@
 """A checkpoint is whole or not there, and training on from it is training on, bit for bit."""
 
+import errno
+import subprocess
+
 import msgspec
 import pytest
 import torch
@@ -138,3 +141,51 @@ def test_a_planned_step_keeps_its_rows(tmp_path) -> None:
         assert [line.step for line in journal.after(0)] == [1]
         assert journal.after(1) == []
         assert [line.step for line in journal.after(2)] == [3]
+
+
+@pytest.mark.parametrize("file", ["model-0.safetensors", "optimizer-0.safetensors", "state.json"])
+@pytest.mark.parametrize("share", [0.0, 0.5, None])
+def test_a_checkpoint_that_is_cut_off_is_set_aside_and_the_one_before_is_taken(llama, tmp_path, file, share) -> None:
+    policy, opt = fresh(llama())
+    good = saved(tmp_path, state(step=1), policy, opt)
+    bad = saved(tmp_path, state(step=2), policy, opt)
+    content = (bad / file).read_bytes()
+    (bad / file).unlink()
+    if share is not None:
+        (bad / file).write_bytes(content[: int(len(content) * share)])
+    path, (sentence,) = checkpoint.newest(tmp_path)
+    assert path == good
+    assert f"the checkpoint {bad} is damaged ({file}" in sentence
+    assert "was set aside as step-0000002.1.damaged; going on from step-0000001.1" in sentence
+    assert checkpoint.newest(tmp_path) == (good, [])
+    assert saved(tmp_path, state(step=2), policy, opt) == bad, "the name is free again"
+    assert checkpoint.newest(tmp_path) == (bad, [])
+
+
+def test_when_no_checkpoint_is_whole_the_run_begins_again(llama, tmp_path) -> None:
+    policy, opt = fresh(llama())
+    (saved(tmp_path, state(step=1), policy, opt) / "state.json").write_text("{")
+    path, (sentence,) = checkpoint.newest(tmp_path)
+    assert path is None
+    assert "no other is left, so the run takes its steps again from its first" in sentence
+
+
+def test_a_full_disk_is_told_and_leaves_the_checkpoints_as_they_were(llama, tmp_path) -> None:
+    policy, opt = fresh(llama())
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = sum(p.numel() for p in policy.parameters()) * 4 * 2
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], check=False)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        good = saved(disk, state(step=1), policy, opt)
+        train(policy, opt, 0)
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            saved(disk, state(step=2), policy, opt)
+        assert caught.value.errno == errno.ENOSPC
+        assert caught.value.filename == str(disk)
+        assert checkpoint.newest(disk) == (good, [])
+        assert list(disk.iterdir()) == [good]
+    finally:
+        subprocess.run(["umount", disk], check=True)

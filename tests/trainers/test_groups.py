@@ -42,11 +42,15 @@ def test_one_old_span_makes_a_group_stale() -> None:
         {"rollouts": [change(r, spans=r.spans[:0]) for r in group(1, version=0).rollouts]},
         {"rollouts": [change(r, logprobs=r.logprobs[1:]) for r in group(1, version=0).rollouts]},
         {"rollouts": [change(r, token_ids=[], logprobs=[], spans=[]) for r in group(1, version=0).rollouts]},
+        {"rollouts": [change(r, logprobs=[-1e300] * len(r.logprobs)) for r in group(1, version=0).rollouts]},
+        {"rollouts": [change(r, logprobs=[0.5] * len(r.logprobs)) for r in group(1, version=0).rollouts]},
+        {"rollouts": [change(r, token_ids=[-1] * len(r.token_ids)) for r in group(1, version=0).rollouts]},
+        {"rewards": [1e308] * len(group(1, version=0).rewards)},
         {"temperature": 0.0},
         {"temperature": float("nan")},
     ],
 )
-def test_lists_that_do_not_fit_are_refused(broken) -> None:
+def test_what_does_not_fit_or_cannot_be_is_refused(broken) -> None:
     assert groups.refusal(change(group(1, version=0), **broken), version=0, max_lag=0) == "malformed"
 
 
@@ -149,3 +153,10 @@ def test_each_group_is_trained_at_the_temperature_that_it_was_sampled_at(llama) 
     wrong = [change(one, temperature=1.0) for one in made]
     _, sums = groups.train(policy, groups.rows(wrong, GRPO), GRPO, RlSection())
     assert sums["kl"] > 0.01 * sums["tokens"]
+
+
+def test_tokens_beyond_the_vocabulary_are_refused() -> None:
+    made = group(1, version=0)
+    largest = max(token for row in (made.prompt_ids, *(r.token_ids for r in made.rollouts)) for token in row)
+    assert groups.refusal(made, version=0, max_lag=0, vocabulary=largest + 1) != "malformed"
+    assert groups.refusal(made, version=0, max_lag=0, vocabulary=largest) == "malformed"

@@ -1,6 +1,6 @@
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.packing import Row
@@ -76,3 +76,22 @@ def test_a_fractional_epoch_is_a_share_of_the_rows() -> None:
     twice = sum(pool.cap(str(i)) == 2 for i in range(400))
     assert {pool.cap(str(i)) for i in range(400)} == {1, 2}
     assert 150 < twice < 250
+
+
+@settings(deadline=None)
+@given(lengths, st.data())
+def test_rows_that_are_left_out_are_not_drawn_and_come_back_once(lengths, data) -> None:
+    keys = [str(index) for index in range(len(lengths))]
+    pool = pool_of(lengths, 2)
+    pool.trained(pool.draw(30, partial=True))
+    for _ in range(3):
+        out = data.draw(st.sets(st.sampled_from(keys)))
+        pool.leave_out(out)
+        drawn = pool.draw(10_000, partial=True)
+        assert not set(drawn) & out
+        assert len(set(drawn)) == len(drawn)
+    pool.leave_out([])
+    seen = Counter(pool._seen)
+    for batch in run(pool, 30):
+        seen.update(batch)
+    assert seen == Counter(dict.fromkeys(keys, 2))

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from msgspec.structs import replace
 from rewarded import group
 from running import until
@@ -16,10 +17,10 @@ from transformers import AutoTokenizer
 from processors.chat import BadPolicy
 from schemas.errors import Told
 from schemas.messages import Filtered, TrainingStep, Weights
-from trainers import checkpoint, rl, sft
+from trainers import checkpoint, rl, sft, weights
 from trainers import model as policy
 from trainers.journal import Journal
-from trainers.session import Diverged, WeightsGone
+from trainers.session import Diverged, NotAsTrained, WeightsGone
 
 
 def refused(factory, start, main=sft.run, stage="sft") -> Told:
@@ -161,10 +162,39 @@ def test_a_loss_that_is_no_number_stops_rl_and_names_the_groups(make_factory, st
     assert steps_of(factory) == []
 
 
+def test_a_version_that_is_written_otherwise_than_it_was_trained_is_not_announced(
+    make_factory, start, monkeypatch
+) -> None:
+    factory = make_factory(*RL_FLAGS, "rl.publish_steps=1", "rl.max_steps=1")
+    factory.send(handover(factory))
+    factory.table(*[group(i, version=5) for i in range(3)])
+    real = weights.save
+
+    def save(model, target, dtype) -> None:
+        with torch.no_grad():
+            for layer in (model.model.norm, model.model.layers[0].input_layernorm):
+                layer.weight.mul_(3.0)
+            real(model, target, dtype)
+            for layer in (model.model.norm, model.model.layers[0].input_layernorm):
+                layer.weight.div_(3.0)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(weights, "save", save)
+        error = refused(factory, start, rl.run, "rl")
+    assert isinstance(error, NotAsTrained)
+    assert "v6 at " in str(error)
+    assert "the trained model's log-probs differ" in str(error)
+    assert "Nothing was announced" in str(error)
+    trainer = start(rl.run, factory.settings, "rl")
+    trainer.until(lambda: len(factory.topic(Weights)) == 2)
+    trainer.end()
+    assert [row.version for row in factory.topic(Weights)] == [5, 6]
+
+
 def test_weights_that_are_gone(make_factory, start, llama, tmp_path) -> None:
     place = tmp_path / "policy"
     shutil.copytree(llama(), place)
-    factory = make_factory(*RL_FLAGS)
+    factory = make_factory(*RL_FLAGS, f'policy.weights_dirs=["{place}"]')
     factory.send(replace(handover(factory), path=str(place)))
     factory.table(*[group(i, version=5) for i in range(3)])
     trainer = start(rl.run, factory.settings, "rl")

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from processors import chat
 from schemas.messages import Example, Filtered, Problem, TrainingStep, Weights, content_id
+from schemas.replay import Replay
 from schemas.settings import PolicySection
 from trainers import model, sft, supervised
 from trainers import weights as published
@@ -74,7 +75,7 @@ def test_from_rows_to_versions_and_the_hand_over(make_factory, start) -> None:
         (2, 1, "sft", 6, False),
         (3, 2, "sft", 8, True),
     ]
-    assert "select * from examples @ examples version" in rows[3].data
+    assert "from replaced) @ examples version" in rows[3].data
     steps = factory.topic(TrainingStep)
     assert [row.version for row in steps] == [0, 0, 0, 1, 1, 1, 2, 2]
     assert steps[-1].loss < steps[0].loss - 0.3
@@ -176,6 +177,25 @@ def test_stopped_and_started_again_it_goes_on(make_factory, start, plain) -> Non
     assert {step: keys for step, (_, _, keys) in steps.items()} == {
         step: keys for step, (_, _, keys) in plain[0].items() if step in steps
     }
+
+
+def test_rows_that_a_replay_replaced_are_not_trained_on_any_more(make_factory, start, monkeypatch) -> None:
+    monkeypatch.setattr(sft, "BUSY_REFRESH_S", 0.1)
+    factory = make_factory(*FLAGS, "sft.hand_over_steps=0", "sft.schedule=constant", "sft.epochs=1000")
+    factory.table(*[example(i) for i in range(40)])
+    old = {example(i).id for i in range(20)}
+    trainer = start(sft.run, factory.settings, "sft")
+    trainer.until(lambda: old & {key for row in factory.topic(TrainingStep) for key in row.rows})
+    marks = [
+        Replay(id=key, what="replaced", topic="traces", row_id=key, stage="linearize", time=1.0) for key in sorted(old)
+    ]
+    factory.table(*marks)
+    trainer.until(lambda: trainer.status.read().get("left_out") == len(old))
+    done = max(curve(factory))
+    trainer.until(lambda: max(curve(factory)) >= done + 4)
+    trainer.end()
+    later = {key for step, (_, _, keys) in curve(factory).items() if step > done + 1 for key in keys}
+    assert later == {example(i).id for i in range(20, 40)}
 
 
 def test_rows_run_out_and_what_was_trained_is_published(make_factory, start) -> None:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,3 +81,17 @@ def test_what_a_crash_left_of_an_unannounced_version_is_replaced(here, llama, tm
 def test_the_dtype_is_the_configs(tmp_path, config, dtype) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert weights.dtype_of(tmp_path) == dtype
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_of_the_version(here, llama) -> None:
+    disk = Path(here.factory.data)
+    disk.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            publish(here, llama(), model.load(llama()))
+        assert caught.value.filename == str(disk.resolve() / "weights")
+        assert list(disk.glob("weights/*")) + list(disk.glob("weights/.v*")) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
