@@ -2,6 +2,7 @@
 
 import os
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,16 +34,21 @@ def sql(
     data: o.Data = None,
     as_json: o.AsJson = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", help="A time (2026-01-31T18:00, or 10m ago) or TABLE@VERSION,...")
+    ] = None,
 ) -> None:
-    """Ask the datasets in SQL (DuckDB), all tables pinned to one snapshot, while the factory runs."""
+    """Ask the datasets in SQL (DuckDB), all tables pinned to one snapshot (now, or as of then), while they grow."""
     from deploy import sql as asking
+    from deploy.as_of import pinned
 
     settings = o.settings_from(file, set_, data)
+    pin = pinned(asking.datasets(settings), as_of, datetime.now().astimezone()) if as_of else None
     if query is None:
-        asking.shell(settings)
+        asking.shell(settings, pin)
         return
     form = "json" if as_json else "csv" if csv else "table"
-    print(asking.render(asking.query(settings, query), form))
+    print(asking.render(asking.query(settings, query, pin), form))
 
 
 def ledger(
@@ -51,15 +57,20 @@ def ledger(
     data: o.Data = None,
     broker: o.Broker = None,
     as_json: o.AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every five seconds, until Ctrl-C.")] = False,
 ) -> None:
     """Check that nothing is lost: every id taken in has an output, a reason, or is in flight. Exit code 1 if not."""
     from deploy import ledger as books
+    from deploy import ledger_show, ledger_watch
 
-    computed = books.compute(o.settings_from(file, set_, data, broker))
+    settings = o.settings_from(file, set_, data, broker)
+    if watch:
+        sys.exit(0 if ledger_watch.watch(settings, as_json=as_json) else 1)
+    computed = books.compute(settings)
     if as_json:
         print_json(computed)
     else:
-        console().print(books.render(computed))
+        console().print(ledger_show.render(computed))
     sys.exit(0 if computed.closes else 1)
 
 

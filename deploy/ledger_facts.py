@@ -1,7 +1,8 @@
 """What the ledger is computed from: committed offsets, what the topics hold beyond the tables, and the tables.
 
 The order of reading matters. Committed offsets come FIRST: whatever a group had committed then, it had answered
-before, so its answers are in what is read afterwards, and an id without an answer lies at or beyond that offset.
+before, so its answers are in what is read afterwards, and an id without an answer lies at or beyond that offset. Then
+the topics, downstream before upstream (ORDER): what a row was made from is there when the row is.
 With the embedded broker down, data/state/offsets.json (written while it ran) says what it had committed.
 """
 
@@ -22,8 +23,18 @@ from schemas.settings import Settings
 from schemas.tables import TABLES
 from schemas.topics import BY_NAME, TOPICS, message_id
 
-TOPICS_READ = tuple(topic.name for topic in TOPICS if topic.name not in {"weights", "answers", "evaluations"})
+ORDER = (
+    ("dead.letters", "replays", "filtered", "evaluations", "training"),
+    ("answers", "examples", "rewards"),
+    ("traces", "rollouts"),
+    ("trees", "prompts"),
+    ("problems", "weights"),
+)
+"""The topics as they are read, those of a line at one moment: no row names a row of a line above its own."""
+OPEN = "SELECT input_id FROM {letters} l WHERE l.id NOT IN (SELECT row_id FROM {replays} WHERE what = 'sent')"
+"""The inputs of dead letters that were not sent again: the others are to be answered anew."""
 GROUPS: tuple[str, ...] = tuple(sorted({group for topic in TOPICS for group in topic.consumers}))
+ATTEMPTS = 3
 
 
 class SavedOffsets(msgspec.Struct):
@@ -31,8 +42,40 @@ class SavedOffsets(msgspec.Struct):
 
     topic_ids: dict[str, str] = {}
     groups: dict[str, dict[str, dict[str, int]]] = {}
+    traces: dict[str, dict[str, int]] = {}
+    """Of each `traces` topic that there was, by its UUID: up to which offset, by partition, all is in the table."""
     clean: bool = True
     """False: it was written while answers were still on their way to the tables."""
+
+
+def whole(table: str) -> str:
+    """SQL for a table's rows and those of its topic that it does not hold yet."""
+    return f'(FROM "{table}" UNION ALL FROM tail_{table})'
+
+
+def open_letters() -> str:
+    """SQL for the input ids of the dead letters that stand, in a condition on `stage` to be completed with AND."""
+    return OPEN.format(letters=whole("dead_letters"), replays=whole("replays"))
+
+
+def gather(settings: Settings) -> "Facts":
+    """The facts, all from one broker: an embedded one may be replaced while it is read.
+
+    Raises:
+        NoDatasets: when there are no tables.
+        BrokerMissing: when a cluster that the settings name does not answer.
+    """
+    for _ in range(ATTEMPTS - 1):
+        try:
+            facts = Facts(settings)
+        except kafka.BrokerMissing:
+            if settings.broker.bootstrap:
+                raise
+            continue
+        if facts.settled():
+            return facts
+        facts.connection.close()
+    return Facts(settings)
 
 
 class Facts:
@@ -43,7 +86,7 @@ class Facts:
 
     Raises:
         NoDatasets: when there are no tables.
-        BrokerMissing: when a cluster that the settings name does not answer.
+        BrokerMissing: when a cluster that the settings name does not answer, or a broker dies while it is read.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -58,7 +101,17 @@ class Facts:
             if not self.embedded:
                 raise
             self._offline()
-        self.connection = self._connect(Datasets(Path(settings.factory.data) / "datasets"))
+        datasets = Datasets(Path(settings.factory.data) / "datasets")
+        self.pin = datasets.versions()
+        self.offsets = {name: datasets.offsets(name, version) for name, version in self.pin.items()}
+        self.connection = self._connect(datasets)
+
+    def settled(self) -> bool:
+        """Whether the topics are still those that were read."""
+        try:
+            return not self.online or kafka.topic_ids(self.settings) == self.topic_ids
+        except kafka.BrokerMissing:
+            return False
 
     def _offline(self) -> None:
         self.online = False
@@ -73,28 +126,36 @@ class Facts:
             for group, topics in self.saved.groups.items()
         }
 
+    def held(self, topic: str) -> dict[int, int]:
+        """By partition of the present topic, the last offset that its table holds or has deliberately skipped."""
+        table = BY_NAME[topic].table
+        prefix = app_id(table, self.topic_ids.get(topic, ""), 0).rpartition(":")[0] + ":"
+        offsets = self.offsets.get(table, {})
+        return {int(app.rpartition(":")[2]): at for app, at in offsets.items() if app.startswith(prefix)}
+
     def _connect(self, datasets: Datasets) -> duckdb.DuckDBPyConnection:
         """The tables and, beside each, `tail_<table>`: the rows of its topic that it does not hold yet."""
-        pin = datasets.versions()
-        tails = {BY_NAME[name].table: self._tail(datasets, name, pin) for name in TOPICS_READ if name in self.topic_ids}
-        connection = datasets.connect(pin)
-        for name in TOPICS_READ:
-            table = BY_NAME[name].table
-            connection.register(f"tail_{table}", tails.get(table, TABLES[table].empty_table()))
+        tails: dict[str, pa.Table] = {}
+        for line in ORDER if self.online else ():
+            names = [name for name in line if name in self.topic_ids]
+            ends = kafka.highwater(self.settings, names) if names else {}
+            for name in names:
+                start = {part: at + 1 for part, at in self.held(name).items()}
+                mine = {at: end for at, end in ends.items() if at[0] == name and end > start.get(at[1], 0)}
+                if mine:
+                    tails[BY_NAME[name].table] = self._tail(name, start, mine)
+        connection = datasets.connect(self.pin)
+        for topic in TOPICS:
+            connection.register(f"tail_{topic.table}", tails.get(topic.table, TABLES[topic.table].empty_table()))
         return connection
 
-    def _tail(self, datasets: Datasets, topic: str, pin: Mapping[str, int]) -> pa.Table:
-        table = BY_NAME[topic].table
-        schema = TABLES[table]
-        if not self.online:
-            return schema.empty_table()
-        held = datasets.offsets(table, pin[table]) if table in pin else {}
-        prefix = app_id(table, self.topic_ids[topic], 0).rpartition(":")[0]
-        start = {int(app.rpartition(":")[2]): at + 1 for app, at in held.items() if app.startswith(f"{prefix}:")}
-        return pa.Table.from_batches(list(self._batches(topic, start, schema)), schema=schema)
+    def _tail(self, topic: str, start: dict[int, int], ends: dict[tuple[str, int], int]) -> pa.Table:
+        schema = TABLES[BY_NAME[topic].table]
+        records = kafka.tail(self.settings, topic, start, ends)
+        return pa.Table.from_batches(list(self._batches(topic, records, schema)), schema=schema)
 
-    def _batches(self, topic: str, start: dict[int, int], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        for record in kafka.tail(self.settings, topic, start):
+    def _batches(self, topic: str, records: Iterable[Any], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        for record in records:
             try:
                 value = unpacked(self.settings, record.value)
                 place = Place(

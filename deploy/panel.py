@@ -1,6 +1,7 @@
 """The live panel of `factory up`: each stage's rate, lag and errors, the weights in each worker, the last evaluation.
 
-On a terminal it redraws in place; elsewhere (a log, a pipe) it prints one line every ten seconds.
+Below them the ledger's last line, half a minute old at most. On a terminal it redraws in place; elsewhere (a log, a
+pipe) it prints one line every ten seconds.
 """
 
 import threading
@@ -12,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from deploy.ledger_watch import LastLine
 from deploy.local import Factory
 from deploy.output import console
 from deploy.stages import STAGES
@@ -29,6 +31,8 @@ class Lags:
 
     def __init__(self, settings: Settings) -> None:
         self.by_stage: dict[str, int] = {}
+        self.silent = False
+        """Whether the broker answered once and did not the last time."""
         self._settings = settings
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="lags", daemon=True)
@@ -46,10 +50,10 @@ class Lags:
                 for topic in TOPICS:
                     for group in topic.consumers:
                         lags[group] = lags.get(group, 0) + kafka.lag(self._settings, group, topic.name)
-                self.by_stage = lags
-            except Exception as error:  # noqa: BLE001 - the broker may be restarting: show the age of the numbers instead
+                self.by_stage, self.silent = lags, False
+            except Exception:  # noqa: BLE001 - a thread's edge: whatever it is, the numbers are not to be had
+                self.silent = self.silent or bool(self.by_stage)  # before its first answer it is only starting
                 self.by_stage = {}
-                self.error = str(error)
 
 
 class Panel:
@@ -58,6 +62,7 @@ class Panel:
     def __init__(self, settings: Settings, duration: float | None) -> None:
         self.console = console()
         self._lags = Lags(settings)
+        self._ledger = LastLine(settings)
         self._duration = duration
         self._history: list[tuple[float, dict[str, dict[str, float]]]] = []
         self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
@@ -70,6 +75,7 @@ class Panel:
 
     def __exit__(self, *_: object) -> None:
         self._lags.close()
+        self._ledger.close()
         if self._live:
             self._live.stop()
 
@@ -104,13 +110,14 @@ class Panel:
                     Text(f"{t['errors']:.0f}", style="red" if t["errors"] else ""),
                     f"{self.rate(stage, 'tokens'):.0f}" if t["tokens"] else "", _version(rows, stage),
                 )  # fmt: skip
-        return Group(self._title(factory), table, Text(_evaluation(rows)))
+        return Group(self._title(factory), table, Text(_evaluation(rows)), self._ledger.text)
 
     def _title(self, factory: Factory) -> Text:
         at = time.monotonic() - factory.started
         left = f" of {self._duration:.0f}" if self._duration else ""
         broker = f"embedded broker {factory.broker.rss_mb():.0f} MB" if factory.broker else "cluster"
         broker += f", started anew {factory.recycled} time(s)" if factory.recycled else ""
+        broker += ", does not answer" if self._lags.silent else ""
         state = "stopping: finishing what is in hand" if factory.stopping else "Ctrl-C stops gracefully"
         return Text(f"astro-factory  {at:.0f}{left} s  ·  {broker}  ·  {factory.data}/  ·  {state}", style="bold")
 
@@ -124,7 +131,8 @@ class Panel:
         text += f" · errors {errors:.0f}" if errors else ""
         text += f" · restarting {', '.join(down)}" if down else ""
         text += f" · broker started anew {factory.recycled} time(s)" if factory.recycled else ""
-        return f"{text} · {_evaluation(rows)}" if _evaluation(rows) else text
+        text += " · the broker does not answer" if self._lags.silent else ""
+        return " · ".join(part for part in (text, _evaluation(rows), self._ledger.text.plain) if part)
 
 
 def _total(rows: list[dict[str, Any]], stage: str) -> dict[str, float]:

@@ -5,22 +5,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from deploy import ledger
+from deploy import ledger, ledger_show, questions
 from processors.dataset import Datasets
 from schemas.settings import Settings
 from schemas.tables import TABLES
 
-QUERIES = (
-    "select version, source, pass_at_1, tokens, backtracks from evaluations order by version, source",
-    "select arm, count(*) as examples, avg(backtracks) as backtracks from examples group by arm",
-    "select source, count(*) as steps from nodes where q < 0.2 and visits > 0 and path_correct group by source",
-)
+QUERIES = (questions.EVALUATIONS, questions.ARMS, questions.LOW_Q)
 
 
 def print_summary(settings: Settings, console: Console) -> None:
     """Print it all from the tables alone."""
-    books = ledger.compute(settings)
-    console.print(ledger.render(books))
+    console.print(ledger_show.render(ledger.compute(settings)))
     with Datasets(Path(settings.factory.data) / "datasets").connect() as connection:
         sizes = Table(title="datasets", box=None)
         sizes.add_column("table")
