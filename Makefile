@@ -1,19 +1,29 @@
 # Two commands do everything: `make demo` and `make test`. Both set up .venv first (seconds when it is already there).
-.PHONY: demo test check bench bench-train install clean
+.PHONY: demo test check crash soak bench bench-train install clean
 
 DEMO_MINUTES ?= 10
 
 demo: .venv/.installed
 	.venv/bin/factory up --for $(DEMO_MINUTES)m
 
+# Fast tests run two at a time, a file by one process; a cluster that KAFKA_BOOTSTRAP names serves one test at a time.
+# Slow ones start whole factories, which take both cores.
 test: check
-	.venv/bin/pytest -x tests -m "not slow"
+	.venv/bin/pytest -x $(if $(KAFKA_BOOTSTRAP),,-n 2 --dist loadfile) tests -m "not slow"
 	.venv/bin/pytest -x tests -m slow
 
 check: .venv/.installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+# Every process is killed at each of its moments, and the broker hangs, is far and resets; the list of cells is printed.
+crash: .venv/.installed
+	.venv/bin/pytest -s tests/crash/matrix.py tests/crash/test_killed_words.py tests/crash/faults.py
+
+# Random kills: SOAK_MINUTES=2 for a short one, SOAK_SEED=... to choose the same victims again.
+soak: .venv/.installed
+	.venv/bin/pytest -s -x tests/crash/soak.py
 
 # Ratios on two quiet cores, in under 15 minutes; results and docs/benchmarks.md are written anew.
 bench: .venv/.installed

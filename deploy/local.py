@@ -100,7 +100,7 @@ class Factory:
 
     def _start_all(self) -> None:
         settings_file = self.data / "state" / "settings.json"
-        settings_file.write_bytes(msgspec.json.encode(self.settings))
+        hand_over(self.settings, settings_file)
         logs = self.data / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         limit = self.settings.factory.restart_limit
@@ -155,9 +155,9 @@ class Factory:
         return self.broker is None or self.broker.alive()
 
     def _save_offsets(self, wait_s: float) -> None:
-        """Where a broker dies under it, the offsets saved before stay: they are never ahead of the tables."""
+        """Where a broker dies under it, or the disk is full, those saved before stay: never ahead of the tables."""
         if self.broker and self.broker.alive():
-            with contextlib.suppress(kafka.BrokerMissing, KafkaError):
+            with contextlib.suppress(kafka.BrokerMissing, KafkaError, OSError):
                 save_offsets(self.settings, wait_s)
 
     def _stop_all(self, tick: Tick) -> None:
@@ -219,3 +219,10 @@ def _lock(data: Path) -> TextIO:
     if free < MIN_FREE_BYTES:
         raise BadSettings(f"{data}: only {free // 1_000_000} MB free on its disk; free some or choose --data DIR")
     return lock
+
+
+def hand_over(settings: Settings, path: Path) -> None:
+    """Write the settings for the processes, readable by this user alone: engine.args may hold a token."""
+    path.unlink(missing_ok=True)
+    path.touch(0o600)
+    path.write_bytes(msgspec.json.encode(settings))

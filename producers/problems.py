@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from processors import kafka
+from processors.failures import Share
 from processors.history import history
 from processors.status import Status
 from processors.stopping import stop_event
@@ -18,6 +19,7 @@ from producers.pacing import Pace
 from producers.sources.held_out import BY_FAMILY, Reserved, refusal
 from producers.sources.items import Bad, Item, Source, cut
 from producers.sources.opening import open_all
+from schemas.killpoints import passed
 from schemas.messages import DeadLetter, Filtered, Message, Problem
 from schemas.settings import Settings
 
@@ -176,6 +178,7 @@ def run(settings: Settings, status: Status, stop: threading.Event | None = None)
     Raises:
         BadSource: a source cannot be opened or read.
         BrokerMissing: no broker answers.
+        TooManyLetters: most of what the sources give is no problem.
     """
     with stop_event() if stop is None else contextlib.nullcontext(stop) as asked:
         seen = _publish(settings, status, asked)
@@ -193,6 +196,7 @@ def _publish(settings: Settings, status: Status, stop: threading.Event) -> Seen:
     stream = interleave(sources, {source.name: seen.start(source.name) for source, _ in sources})
     pace = Pace(settings, "search", "problems", settings.problems.ahead)
     limit = settings.problems.limit or sys.maxsize
+    share = Share(STAGE, settings.failures)
     ended = False
     while not (stop.is_set() or ended or len(seen.places) >= limit or judge.repeats >= TIRED):
         room = min(pace.room(), BATCH, limit - len(seen.places))
@@ -202,11 +206,24 @@ def _publish(settings: Settings, status: Status, stop: threading.Event) -> Seen:
             continue
         status.set(waiting="")
         batch, ended = take(stream, judge, room, stop)
+        passed("produce:working")
         publisher.publish(batch)
+        passed("produce:output")
         pace.sent(sum(isinstance(message, Problem) for message in batch))
         _count(status, batch, judge)
+        _stop_at_too_many(share, batch)
     publisher.client.close()
     return seen
+
+
+def _stop_at_too_many(share: Share, batch: Sequence[Message]) -> None:
+    """A copy of a problem says nothing about how the file is read; other dead letters do."""
+    for message in batch:
+        error = ""
+        if isinstance(message, DeadLetter) and message.error != "duplicate":
+            error = f"{message.file} line {message.line}: {message.error}: {message.detail}"
+        if too_many := share.count(error):
+            raise too_many
 
 
 def take(stream: Iterator[Item], judge: Judge, room: int, stop: threading.Event) -> tuple[list[Message], bool]:
