@@ -11,8 +11,11 @@ import typer
 
 from deploy import options as o
 from deploy.cli_ask import ask
+from deploy.cli_keep import keeps
+from deploy.cli_replay import replays
 from deploy.cli_reproduce import reproduces
 from deploy.cli_run import runs
+from deploy.cli_studio import studio
 from schemas.errors import Told
 
 app = typer.Typer(
@@ -24,7 +27,10 @@ app = typer.Typer(
 )
 runs(app)
 ask(app)
+keeps(app)
+replays(app)
 reproduces(app)
+studio(app)
 
 
 @app.command("settings")
@@ -58,7 +64,8 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EADDRINUSE, errno.EACCES, errno.EROFS}:
         what = {
-            errno.ENOSPC: "the disk is full: free some space or choose another directory with --data",
+            errno.ENOSPC: "the disk is full: free some space (`factory compact --keep-days 1` removes what nobody "
+            "needs) and start again, it goes on where it was; or choose another directory with --data",
             errno.EADDRINUSE: "the port is in use: choose another one or leave it at 0 for a free one",
         }.get(error.errno or 0, "not allowed to write there: choose another directory with --data")
         return f"{error.filename or error.strerror}: {what}"

@@ -1,5 +1,6 @@
 """The commands that run something: `up`, every stage by itself, the broker, bootstrap, policies."""
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -49,12 +50,14 @@ def up(
     policy: o.Policy = None,
     problems: o.Problems = None,
     for_: Annotated[str | None, typer.Option("--for", help="End by itself after this long: 90s, 10m, 2h.")] = None,
+    studio: Annotated[bool, typer.Option(help="Serve the studio (pages in a browser), too.")] = True,
     dry_run: o.DryRun = False,
 ) -> None:
     """Run the whole factory on this machine, with a live panel; Ctrl-C stops it gracefully and prints a summary."""
     from deploy import plan
     from deploy.local import Factory
     from deploy.panel import Panel
+    from deploy.studio.alongside import alongside
     from deploy.summary import print_summary
 
     settings = o.settings_from(file, set_, data, broker, policy, problems)
@@ -65,7 +68,9 @@ def up(
         return
     factory = Factory(settings)
     with Panel(factory.settings, duration) as panel:
-        factory.run(duration, panel.tick)
+        beside = alongside(factory.settings, panel.console.print) if studio else contextlib.nullcontext()
+        with beside:
+            factory.run(duration, panel.tick)
     print_summary(factory.settings, panel.console)
 
 

@@ -1,0 +1,51 @@
+"""One problem and everything that was made of it: search trees, traces, groups of rollouts, evaluation answers."""
+
+from typing import Any
+
+from deploy.studio.site import Asked, NotThere, Page, Site
+
+
+def page(site: Site, asked: Asked) -> Page:
+    """A problem by its id."""
+    id_ = asked.names["id"]
+    problem = _problem(site, id_)
+    one = site.tables.rows
+    trees = one(
+        """SELECT id, solved, stopped, strategy, policy_version, iterations, generated_tokens, seconds, _time
+        FROM trees WHERE problem.id = $1 ORDER BY _time LIMIT 200""",
+        [id_],
+    )
+    traces = one(
+        """SELECT id, tree_id, arm, backtracks, wrong_answers, len(text) AS length,
+          id IN (SELECT id FROM examples) AS kept
+        FROM traces WHERE problem.id = $1 ORDER BY arm, backtracks, id LIMIT 200""",
+        [id_],
+    )
+    groups = one(
+        """SELECT g.id, g.round, g.seconds, g._time, w.rewards, w.verdicts, w.backtracks
+        FROM rollouts g LEFT JOIN (SELECT id, rewards, verdicts, backtracks FROM rewards) w USING (id)
+        WHERE g.problem.id = $1 ORDER BY g.round LIMIT 200""",
+        [id_],
+    )
+    answers = one(
+        """SELECT id, policy, version, trainer, verdicts, tokens, backtracks FROM answers
+        WHERE problem.id = $1 ORDER BY version LIMIT 200""",
+        [id_],
+    )
+    values = {"problem": problem, "trees": trees, "traces": traces, "groups": groups, "answers": answers}
+    direct = next((row["id"] for row in traces if row["arm"] == "direct"), "")
+    walks = [row for row in traces if row["arm"] == "search" and row["backtracks"]]
+    search = max(walks, key=lambda row: row["backtracks"])["id"] if walks else ""
+    return Page("problem.html", values | {"direct": direct, "search": search})
+
+
+def _problem(site: Site, id_: str) -> dict[str, Any]:
+    """The problem's fields; from a message that carries it, where the topic of problems was not kept."""
+    found = site.tables.one("SELECT * FROM problems WHERE id = $1", [id_])
+    for table in ("trees", "rollouts", "answers"):
+        if not found:
+            query = f"SELECT problem FROM {table} WHERE problem.id = $1 LIMIT 1"  # noqa: S608 - our own names
+            found = site.tables.one(query, [id_]).get("problem", {})
+    if not found:
+        raise NotThere(f"no problem {id_!r} in the tables")
+    return found
