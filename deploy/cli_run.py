@@ -51,6 +51,7 @@ def up(
     problems: o.Problems = None,
     for_: Annotated[str | None, typer.Option("--for", help="End by itself after this long: 90s, 10m, 2h.")] = None,
     studio: Annotated[bool, typer.Option(help="Serve the studio (pages in a browser), too.")] = True,
+    studio_port: Annotated[int, typer.Option("--studio-port", help="The studio's; 0 = a free one.")] = 0,
     dry_run: o.DryRun = False,
 ) -> None:
     """Run the whole factory on this machine, with a live panel; Ctrl-C stops it gracefully and prints a summary."""
@@ -68,7 +69,7 @@ def up(
         return
     factory = Factory(settings)
     with Panel(factory.settings, duration) as panel:
-        beside = alongside(factory.settings, panel.console.print) if studio else contextlib.nullcontext()
+        beside = alongside(factory.settings, panel.console.print, studio_port) if studio else contextlib.nullcontext()
         with beside:
             factory.run(duration, panel.tick)
     print_summary(factory.settings, panel.console)

@@ -20,6 +20,9 @@ def studio_command(
     data: o.Data = None,
     port: Annotated[int, typer.Option("--port", help="0 = a free one.")] = 0,
     host: Annotated[str, typer.Option("--host", help="Where it listens; there is no login.")] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None, typer.Option("--allow-host", help="Another name that it answers to (repeatable).")
+    ] = None,
     beside: Annotated[
         list[Path] | None, typer.Option("--beside", help="Another data directory, to lay its runs over (repeatable).")
     ] = None,
@@ -43,7 +46,7 @@ def studio_command(
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    with serve.open_to(site, host, port) as (url, notes):
+    with serve.open_to(site, host, port, allow_host or []) as (url, notes):
         for note in notes:
             print(note, file=sys.stderr)
         print(f"studio: {url}  (Ctrl-C ends it)", flush=True)

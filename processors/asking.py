@@ -65,14 +65,33 @@ def answer(
         duckdb.Error: see `bounded`.
     """
     reader = connection.sql(query, params=list(parameters) or None).to_arrow_reader(BATCH_ROWS)
-    batches: list[pa.RecordBatch] = []
+    held: list[pa.RecordBatch] = []
     size = 0
-    for batch in reader:
-        batches.append(batch)
+    for batch in batches(reader):
+        held.append(batch)
         size += batch.nbytes
         if size > limits.memory_mb << 20:
             raise BadQuery(_too_large(limits))
-    return pa.Table.from_batches(batches, schema=reader.schema)
+    return pa.Table.from_batches(held, schema=reader.schema)
+
+
+def batches(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    """The batches of an answer of DuckDB's, whose errors stay DuckDB's.
+
+    Once the first batch is out they come through Arrow, which keeps nothing but their text.
+
+    Raises:
+        duckdb.Error: the query failed at a later row (InterruptException, OutOfMemoryException: it was stopped).
+    """
+    try:
+        yield from reader
+    except (OSError, pa.ArrowException) as error:
+        text = str(error)
+        if "INTERRUPT" in text:
+            raise duckdb.InterruptException(text) from None
+        if isinstance(error, MemoryError) or text.startswith("Out of Memory"):
+            raise duckdb.OutOfMemoryException(text) from None
+        raise duckdb.Error(text) from None
 
 
 def _too_large(limits: SqlSection) -> str:

@@ -3,12 +3,12 @@
 A status is an observation, never a record: nothing reads it to decide what is done (offsets and tables say that).
 """
 
+import contextlib
 import json
 import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -51,7 +51,7 @@ class Status:
             self._fields.update(fields)
 
     @property
-    @contextmanager
+    @contextlib.contextmanager
     def in_flight(self) -> Iterator[None]:
         """`with status.in_flight:` counts one more unit in hand."""
         with self._lock:
@@ -135,16 +135,23 @@ def _signalable(pid: int) -> bool:
     return True
 
 
-def read_all(data: Path | str) -> list[dict[str, Any]]:
-    """Every live process's status under a data directory, by stage and pid; files of dead processes are dropped."""
+def read_all(data: Path | str, *, clean: bool = True) -> list[dict[str, Any]]:
+    """Every live process's status under a data directory, by stage and pid.
+
+    Args:
+        data: the data directory.
+        clean: remove the files of dead processes; who only looks leaves them where they are.
+    """
     found: list[dict[str, Any]] = []
     for path in sorted((Path(data) / "status").glob("*-*.json")):
         try:
             status = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError):
+            running = alive(int(status["pid"]))
+        except (OSError, ValueError, KeyError, TypeError):
             continue
-        if alive(int(status["pid"])):
+        if running:
             found.append(status)
-        else:
-            path.unlink(missing_ok=True)
+        elif clean:
+            with contextlib.suppress(OSError):  # another user's
+                path.unlink(missing_ok=True)
     return found

@@ -7,9 +7,16 @@ from deploy import ledger
 from deploy.studio.tables import Tables
 from schemas.settings import Settings
 
+REST_S = 10.0
+"""The least time between two computations."""
+REST_SHARE = 10.0
+"""And that many times what the last one took, so that watching the ledger costs a running factory little."""
+OLD_S = 30.0
+"""The offsets move also where no table grew."""
+
 
 class Books:
-    """The ledger as it was computed last; a thread computes it anew when somebody looks and the tables have grown."""
+    """The ledger as it was computed last; a thread computes it anew when somebody looks and it is old enough."""
 
     def __init__(self, settings: Settings, tables: Tables) -> None:
         self._settings, self._tables = settings, tables
@@ -20,12 +27,16 @@ class Books:
         self.error = ""
         self.at = 0.0
         self.seconds = 0.0
+        self._ended = float("-inf")
+        """Monotonic seconds: when it was computed last."""
 
     def look(self, wait_s: float) -> bool:
         """Begin to compute where that is needed, and wait a little; whether it is still being computed."""
         key = self._tables.snapshot().key
         with self._lock:
-            if not self._busy and (key != self._key or time.time() - self.at > 30):
+            rested = time.monotonic() - self._ended
+            due = rested >= max(REST_S, REST_SHARE * self.seconds) and (key != self._key or rested > OLD_S)
+            if not self._busy and due:
                 self._busy = True
                 threading.Thread(target=self._compute, args=(key,), name="ledger", daemon=True).start()
         deadline = time.monotonic() + wait_s
@@ -39,5 +50,6 @@ class Books:
             self.found, self.error = ledger.compute(self._settings), ""
         except Exception as error:  # noqa: BLE001 - a broker that goes away, tables of another version: said on the page
             self.error = str(error).split("\n", 1)[0]
-        self._key, self.at, self.seconds = key, time.time(), time.monotonic() - began
+        self._ended = time.monotonic()
+        self._key, self.at, self.seconds = key, time.time(), self._ended - began
         self._busy = False

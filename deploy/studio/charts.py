@@ -16,6 +16,8 @@ WIDTH, HEIGHT = 400, 210
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 26
 POINTS = 240
 LABELS, LABEL_CHARS = 10, 14
+HUGE = 1e300
+"""What is larger is not drawn, like what is no number: differences of such values are not finite."""
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -46,14 +48,17 @@ def chart(
     if not points:
         return markupsafe.Markup('<p class="none">nothing to draw yet</p>')
     values = [y for _, y in points] + [v for line in thinned for v in (*line.low, *line.high) if _finite(v)]
-    room = 0.5 if kind == "bar" else 0.0
+    gap = _gap([x for x, _ in points])
+    room = gap / 2 if kind == "bar" else 0.0
     x_axis = Axis(min(x for x, _ in points) - room, max(x for x, _ in points) + room, LEFT, width - RIGHT)
-    bottom = min(0.0, *values) if kind == "bar" else min(values)
-    y_axis = Axis(bottom, max(values), HEIGHT - BOTTOM, TOP, nice=True)
+    ends = [0.0, *values] if kind == "bar" else values  # a bar begins at 0
+    y_axis = Axis(min(ends), max(ends), HEIGHT - BOTTOM, TOP, nice=True)
     parts = _grid(x_axis, y_axis, width, x_name, labels)
     for at, line in enumerate(thinned):
-        draw = {"scatter": _dots, "bar": _bars}.get(kind, _path)
-        parts.append(draw(line, x_axis, y_axis, at))
+        if kind == "bar":
+            parts.append(_bars(line, x_axis, y_axis, at, gap))
+        else:
+            parts.append((_dots if kind == "scatter" else _path)(line, x_axis, y_axis, at))
     read = [{"name": line.name, "x": list(line.x), "y": list(line.y)} for line in thinned]
     box = f"{x_axis.low:.6g} {x_axis.high:.6g} {LEFT} {width - RIGHT}"
     attributes = markupsafe.escape(msgspec.json.encode(read).decode())
@@ -130,7 +135,7 @@ def _band(line: Line, x_axis: Axis, y_axis: Axis, at: int) -> str:
     if not line.low or not line.high:
         return ""
     edge = list(zip(line.x, line.high, strict=True)) + list(zip(line.x, line.low, strict=True))[::-1]
-    corners = " ".join(f"{x_axis.at(x):.1f},{y_axis.at(y):.1f}" for x, y in edge if _finite(y))
+    corners = " ".join(f"{x_axis.at(x):.1f},{y_axis.at(y):.1f}" for x, y in edge if _finite(x) and _finite(y))
     return f'<polygon class="b s{at % 8}" points="{corners}"/>'
 
 
@@ -142,13 +147,17 @@ def _dots(line: Line, x_axis: Axis, y_axis: Axis, at: int) -> str:
     )
 
 
-def _bars(line: Line, x_axis: Axis, y_axis: Axis, at: int) -> str:
-    gap = min((b - a for a, b in pairwise(sorted(line.x)) if b > a), default=1.0)
+def _gap(x: Sequence[float]) -> float:
+    """The least distance between two places, which is how wide a bar may be."""
+    return min((b - a for a, b in pairwise(sorted(x)) if b > a), default=1.0)
+
+
+def _bars(line: Line, x_axis: Axis, y_axis: Axis, at: int, gap: float) -> str:
     width = max(1.0, 0.8 * (x_axis.at(gap) - x_axis.at(0)))
     zero = y_axis.at(0)
     parts = []
     for x, y in zip(line.x, line.y, strict=True):
-        if _finite(y):
+        if _finite(x) and _finite(y):
             top = y_axis.at(y)
             left = x_axis.at(x) - width / 2
             parts.append(f'<rect class="d s{at % 8}" x="{left:.1f}" y="{min(top, zero):.1f}" width="{width:.1f}" '
@@ -172,7 +181,7 @@ def _thin(line: Line) -> Line:
 
 
 def _finite(value: float | None) -> TypeGuard[float]:
-    return value is not None and math.isfinite(value)
+    return value is not None and abs(value) < HUGE  # false for NaN
 
 
 def _summary(line: Line) -> str:

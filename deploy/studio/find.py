@@ -2,7 +2,10 @@
 
 from typing import TypeVar
 
+import msgspec
+
 from deploy.studio.site import Asked, NotThere, Site
+from deploy.studio.tables import OtherVersion, Row
 from schemas import messages as m
 from schemas.tables import from_row
 from schemas.topics import BY_MESSAGE
@@ -42,6 +45,7 @@ def message(site: Site, kind: type[M], id_: str) -> tuple[M, str]:
 
     Raises:
         NotThere: when there is none, or several that only begin so.
+        OtherVersion: the row is not one of this version's.
     """
     table = BY_MESSAGE[kind].table
     whole = f'SELECT * FROM "{table}" WHERE id = $1'  # noqa: S608 - our own name
@@ -50,7 +54,21 @@ def message(site: Site, kind: type[M], id_: str) -> tuple[M, str]:
         row = site.tables.one(whole, meant[:1])
     if not row:
         raise NotThere(f"no row of {table} has an id that begins with {id_!r}: it may be on its way to the table")
-    return from_row(row, kind), str(row["_sha"])
+    return converted(row, kind), str(row["_sha"])
+
+
+def converted(row: Row, kind: type[M]) -> M:
+    """The message a row was made from.
+
+    Raises:
+        OtherVersion: it lacks a field, or has another value in it.
+    """
+    try:
+        return from_row(row, kind)
+    except KeyError as error:
+        raise OtherVersion(f"a row of {BY_MESSAGE[kind].table} has no {error.args[0]}") from error
+    except msgspec.ValidationError as error:
+        raise OtherVersion(f"a row of {BY_MESSAGE[kind].table}: {error}") from error
 
 
 def _ids(site: Site, table: str, id_: str, *, nested: bool) -> list[str]:

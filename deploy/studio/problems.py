@@ -1,8 +1,8 @@
 """One problem and everything that was made of it: search trees, traces, groups of rollouts, evaluation answers."""
 
-from typing import Any
-
+from deploy.studio import find
 from deploy.studio.site import Asked, NotThere, Page, Site
+from schemas import messages as m
 
 
 def page(site: Site, asked: Asked) -> Page:
@@ -39,8 +39,8 @@ def page(site: Site, asked: Asked) -> Page:
     return Page("problem.html", values | {"direct": direct, "search": search})
 
 
-def _problem(site: Site, id_: str) -> dict[str, Any]:
-    """The problem's fields; from a message that carries it, where the topic of problems was not kept."""
+def _problem(site: Site, id_: str) -> m.Problem:
+    """The problem; from a message that carries it, where the topic of problems was not kept."""
     found = site.tables.one("SELECT * FROM problems WHERE id = $1", [id_])
     for table in ("trees", "rollouts", "answers"):
         if not found:
@@ -48,4 +48,4 @@ def _problem(site: Site, id_: str) -> dict[str, Any]:
             found = site.tables.one(query, [id_]).get("problem", {})
     if not found:
         raise NotThere(f"no problem {id_!r} in the tables")
-    return found
+    return find.converted(found, m.Problem)

@@ -5,17 +5,21 @@ reorder or hide characters (control and bidirectional marks) out of it.
 """
 
 import datetime as dt
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import markupsafe
 import msgspec
+import pyarrow as pa
 
 from deploy.tabular import plain, visible
 from schemas import messages as m
 
 HERE = Path(__file__).parent
+CLEANED = 20
+"""A line is cut out of the first so many times its length of a text: the rest need not be cleaned to be left out."""
 VERDICT_MARKS = {"correct": "✓", "wrong": "✗", "unparsable": "?", "timeout": "⧖", "rejected": "⊘"}
 
 
@@ -43,8 +47,9 @@ def shown(text: object) -> str:
 
 def line(text: object, length: int = 120) -> str:
     """A text's beginning in one line."""
-    flat = " ".join(visible(str(text), " ").split())
-    return flat if len(flat) <= length else flat[: length - 1] + "…"
+    whole = str(text)
+    flat = " ".join(visible(whole[: CLEANED * length], " ").split())
+    return flat if len(flat) <= length and len(whole) <= CLEANED * length else flat[: length - 1] + "…"
 
 
 def number(value: object, digits: int = 3) -> str:
@@ -104,6 +109,23 @@ def cell(value: object, length: int = 300) -> str:
         return when(value)
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, pa.MonthDayNano):
+        return interval(value)
     if isinstance(value, dict | list):
-        return line(msgspec.json.encode(plain(value)).decode(), length)
-    return line(plain(value), length)
+        return line(msgspec.json.encode(plain(begun(value, length))).decode(), length)
+    return line(plain(begun(value, length)), length)
+
+
+def begun(value: Any, length: int) -> Any:  # noqa: ANN401 - any value of a table
+    """As much of a value as more than `length` characters of it are made of."""
+    if isinstance(value, dict):
+        return {key: begun(item, length) for key, item in islice(value.items(), length)}
+    if isinstance(value, list | tuple) and not isinstance(value, pa.MonthDayNano):
+        return [begun(item, length) for item in value[:length]]
+    return value[: CLEANED * length + 1] if isinstance(value, str | bytes) else value
+
+
+def interval(value: pa.MonthDayNano) -> str:
+    """A span of time in words."""
+    parts = ((value.months, "months"), (value.days, "days"), (value.nanoseconds / 1e9, "s"))
+    return " ".join(f"{amount} {unit}" for amount, unit in parts if amount) or "0 s"

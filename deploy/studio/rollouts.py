@@ -77,7 +77,7 @@ def page(site: Site, asked: Asked) -> Page:
     columns = []
     for at, rollout in enumerate(group.rollouts):
         column: dict[str, Any] = {"at": at, "rollout": rollout, "pieces": None}
-        if tokenizer is not None:
+        if tokenizer is not None and tokens.fits(tokenizer, rollout):
             column["pieces"] = tokens.pieces(tokenizer, rollout)
         column["sure"] = sum(rollout.logprobs) / len(rollout.logprobs) if rollout.logprobs else 0.0
         column["versions"] = sorted({span.version for span in rollout.spans})
@@ -97,7 +97,8 @@ def page(site: Site, asked: Asked) -> Page:
     fates = _fates(site, [group.id]).get(group.id, [])
     prompt = site.tables.one("SELECT why, pass_rate FROM prompts WHERE id = $1", [group.id])
     values |= {"fates": fates, "prompt": prompt, "versions": versions, "levels": tokens.LEVELS}
-    return Page("rollout.html", values | {"tokenized": tokenizer is not None})
+    known = [column["pieces"] is not None for column in columns]
+    return Page("rollout.html", values | {"tokenized": all(known)})
 
 
 def _group(site: Site, id_: str) -> m.RewardGroup | m.RolloutGroup:

@@ -1,6 +1,8 @@
 """The latest rows of any table, and one row of it in full: where a stage's card on the Flow page leads to."""
 
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import pyarrow as pa
@@ -10,6 +12,7 @@ from deploy.studio.site import Asked, NotThere, Page, Site, pages, window
 from deploy.tabular import plain
 from processors.dataset import ID_COLUMNS
 from schemas.tables import META, TABLES
+from schemas.topics import BY_NAME
 
 PAGES = {
     "trees": "/trees/{id}", "traces": "/traces/{id}", "examples": "/traces/{id}", "rollouts": "/rollouts/{id}",
@@ -38,7 +41,7 @@ def listed(site: Site, asked: Asked) -> Page:
     )
     count = site.tables.one(f"SELECT count(*) AS n FROM {table}")["n"]  # noqa: S608 - our own name
     for row in found:
-        row["link"] = PAGES.get(table, f"/rows/{table}/{{{key}}}").format(**row)
+        row["link"] = _link(table, row)
     values = {"table": table, "columns": list(columns), "key": key, "count": count, "tables": list(TABLES)}
     return Page("rows.html", pages(asked, found) | values)
 
@@ -52,6 +55,12 @@ def page(site: Site, asked: Asked) -> Page:
         raise NotThere(f"no row of {table} has the id {id_!r}")
     fields = {name: _said(value) for name, value in row.items()}
     return Page("row.html", {"table": table, "id": id_, "fields": fields, "links": _links(row)})
+
+
+def _link(table: str, row: Mapping[str, Any]) -> str:
+    """The page of a row."""
+    place = PAGES.get(table, f"/rows/{table}/{{{ID_COLUMNS[table]}}}")
+    return place.format_map({name: quote(str(value), safe=":") for name, value in row.items()})
 
 
 def _known(table: str) -> str:
@@ -88,11 +97,13 @@ def _links(row: dict[str, Any]) -> dict[str, str]:
     """Pages of what the row names."""
     links = {}
     if isinstance(row.get("problem"), dict):
-        links["its problem"] = f"/problems/{row['problem']['id']}"
+        links["its problem"] = f"/problems/{quote(str(row['problem']['id']), safe='')}"
     for name, place in (("tree_id", "/trees/"), ("problem_id", "/problems/")):
         if row.get(name):
-            links[f"its {name.removesuffix('_id')}"] = f"{place}{row[name]}"
-    topic, id_ = row.get("input_topic"), row.get("input_id")
+            links[f"its {name.removesuffix('_id')}"] = place + quote(str(row[name]), safe="")
+    topic, id_ = BY_NAME.get(str(row.get("input_topic"))), str(row.get("input_id") or "")
     if topic and id_:
-        links["what came in"] = PAGES.get(topic, f"/rows/{topic}/{{id}}").format(id=id_)
+        key = ID_COLUMNS[topic.table]
+        id_ = id_ if key == "id" else id_.split(":", 1)[0]  # of weights it is 'version:sha'
+        links["what came in"] = _link(topic.table, {key: id_})
     return links

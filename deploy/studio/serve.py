@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from deploy.studio.server import NAMES, running
-from deploy.studio.site import Site
+from deploy.studio.server import NAMES, answered, running
+from deploy.studio.site import Site, memory_mb
 from deploy.studio.tables import Tables
 from processors.status import alive
 from schemas.load import BadSettings
@@ -34,7 +34,7 @@ def site(settings: Settings, beside: Sequence[Path] = ()) -> Site:
     for folder in (Path(settings.factory.data), *beside):
         if not folder.is_dir():
             raise BadSettings(f"{folder}: no such directory; name one that `factory up` has filled, with --data")
-    return Site(settings, {_name(folder, beside): Tables(folder) for folder in beside})
+    return Site(settings, {_name(folder, beside): Tables(folder, memory_mb(settings)) for folder in beside})
 
 
 def _name(folder: Path, among: Sequence[Path]) -> str:
@@ -48,16 +48,25 @@ def _name(folder: Path, among: Sequence[Path]) -> str:
 
 
 @contextlib.contextmanager
-def open_to(site: Site, host: str, port: int) -> Iterator[tuple[str, list[str]]]:
+def open_to(site: Site, host: str, port: int, names: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]]:
     """Serve; gives the address and what a person should know.
+
+    Args:
+        site: the site.
+        host: where it listens.
+        port: 0 = a free one.
+        names: further names that it answers to.
 
     Raises:
         OSError: when the port is in use.
     """
     notes = [f"studio: another one shows this directory at {other.url}; both only read it" for other in others(site)]
     if host not in NAMES:
-        notes.append(f"studio: it listens on {host} without a login, and answers to the names of this machine only")
-    with running(site, host, port) as url:
+        notes.append(
+            f"studio: it listens on {host} without a login, and answers to {', '.join(sorted(answered(host, names)))}; "
+            "--allow-host NAME adds a name"
+        )
+    with running(site, host, port, names) as url:
         mine = site.data / "state" / f"studio-{os.getpid()}.json"
         with contextlib.suppress(OSError):  # a directory that cannot be written to can be looked at all the same
             mine.parent.mkdir(exist_ok=True)

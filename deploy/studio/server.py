@@ -10,12 +10,12 @@ import contextlib
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
-import msgspec
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
 from deploy.studio import ask, flow, letters, problems, render, rollouts, rows, traces, training, trees
 from deploy.studio.site import Asked, NotThere, Page, Site
@@ -23,7 +23,13 @@ from deploy.studio.tables import TooLong
 from processors.dataset import NoDatasets
 from schemas.errors import Told
 
-NAMES = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
+NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only named
+"""Hosts that are every address of this machine, and how it is reached from itself."""
+REFUSED = frozenset({403, 421})
+"""Answered in plain text: whoever asks from elsewhere learns nothing of this directory."""
+ASKING = 2
+"""Queries of the readers' own that run at once; the others wait, and leave the threads to the pages."""
 LINE = 65_536
 """The longest address: a query in SQL stands in it."""
 HEADERS = {
@@ -58,12 +64,31 @@ PAGES: tuple[tuple[str, View], ...] = (
 )
 
 
-class Server:
-    """One site over HTTP."""
+class Once(web.FileResponse):
+    """A file that is removed when it was sent."""
 
-    def __init__(self, site: Site) -> None:
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send it."""
+        try:
+            return await super().prepare(request)
+        finally:
+            self._path.unlink(missing_ok=True)
+
+
+class Server:
+    """One site over HTTP.
+
+    Args:
+        site: what the pages show.
+        names: the names of this machine that it answers to.
+    """
+
+    def __init__(self, site: Site, names: frozenset[str] = NAMES) -> None:
         self.site = site
+        self.names = names
         self.templates = render.environment()
+        self._asking = asyncio.Semaphore(ASKING)
+        self._replaying = asyncio.Semaphore(1)
 
     def application(self) -> web.Application:
         """The routes."""
@@ -78,7 +103,9 @@ class Server:
 
     def _handler(self, view: View) -> Callable[[web.Request], "asyncio.Future[web.Response]"]:
         async def handle(request: web.Request) -> web.Response:
-            return await asyncio.to_thread(self._page, view, _asked(request))
+            asked = _asked(request)
+            async with self._asking if view is ask.page and asked.get("sql") else contextlib.nullcontext():
+                return await asyncio.to_thread(self._page, view, asked)
 
         return handle  # type: ignore[return-value] # aiohttp takes a coroutine function
 
@@ -109,46 +136,48 @@ class Server:
     async def _download(self, request: web.Request) -> web.StreamResponse:
         asked = _asked(request)
         form = request.match_info["name"].rpartition(".")[2]
-        path = await asyncio.to_thread(ask.written, self.site, asked, form)
-        try:
-            body = await asyncio.to_thread(path.read_bytes)
-        finally:
-            path.unlink(missing_ok=True)
+        async with self._asking:
+            path = await asyncio.to_thread(ask.written, self.site, asked, form)
         kind = "text/csv" if form == "csv" else "application/vnd.apache.parquet"
-        headers = {"Content-Disposition": f'attachment; filename="answer.{form}"'}
-        return web.Response(body=body, content_type=kind, headers=headers)
+        return Once(
+            path, headers={"Content-Type": kind, "Content-Disposition": f'attachment; filename="answer.{form}"'}
+        )
 
     async def _replay(self, request: web.Request) -> web.Response:
         form = await request.post()
         if str(form.get("token", "")) != self.site.token:
             raise web.HTTPForbidden(text="this form was not given out by this studio: open the dead letter again")
         asked = _asked(request)
-        return await asyncio.to_thread(self._page, letters.replay, asked)
+        async with self._replaying:
+            place = await asyncio.to_thread(letters.replay, self.site, asked)
+        raise web.HTTPSeeOther(place)  # so that to load the page again sends nothing
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Callable[[web.Request], object]) -> web.StreamResponse:
         """Refuse what comes from elsewhere; turn an error into a page that says it in a sentence."""
         try:
-            _check(request)
+            _check(request, self.names)
             response: web.StreamResponse = await handler(request)  # type: ignore[misc]
-        except web.HTTPFound as found:
+        except web.HTTPRedirection as found:
             response = found
         except web.HTTPException as error:
-            response = self._sorry(request, error.status, error.text or error.reason)
+            response = error
+            if error.status not in REFUSED:
+                response = await self._sorry(request, error.status, error.text or error.reason)
         except Told as error:
-            response = self._sorry(request, _status(error), str(error))
+            response = await self._sorry(request, _status(error), str(error))
         except Exception as error:  # noqa: BLE001 - a defect of ours: the page says so, the terminal has the traceback
             traceback.print_exception(error, file=sys.stderr)
-            response = self._sorry(
+            response = await self._sorry(
                 request, 500, f"a defect of the studio ({type(error).__name__}); its terminal says more"
             )
         response.headers.update(HEADERS)
         return response
 
-    def _sorry(self, request: web.Request, status: int, text: str) -> web.Response:
+    async def _sorry(self, request: web.Request, status: int, text: str) -> web.Response:
         asked = Asked(request.path, {}, [])
         values = {"status": status, "title": HTTPStatus(status).phrase, "text": text}
-        return self._html(Page("sorry.html", values), asked, status)
+        return await asyncio.to_thread(self._html, Page("sorry.html", values), asked, status)
 
 
 def _asked(request: web.Request) -> Asked:
@@ -161,13 +190,22 @@ def _status(error: Told) -> int:
     return 503 if isinstance(error, TooLong | NoDatasets) else 400
 
 
-def _check(request: web.Request) -> None:
+def _split(address: str) -> SplitResult:
+    """The parts of an address; none of what is no address."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
+
+
+def _check(request: web.Request, names: frozenset[str]) -> None:
     """That the request is for this machine by its own name, and comes from this site or from the address bar."""
-    host = urlsplit(f"//{request.headers.get('Host', '')}").hostname or ""
-    if host not in NAMES:
-        raise web.HTTPMisdirectedRequest(text="this studio answers to 127.0.0.1 and localhost only")
+    if _split(f"//{request.headers.get('Host', '')}").hostname not in names:
+        raise web.HTTPMisdirectedRequest(
+            text="this studio does not answer to that name: open it as 127.0.0.1, or start it with --allow-host NAME"
+        )
     origin = request.headers.get("Origin")
-    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("Host")
+    foreign = origin is not None and _split(origin).netloc != request.headers.get("Host")
     fetched = request.headers.get("Sec-Fetch-Site", "none") in {"cross-site", "same-site"}
     followed = request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
     if foreign or (fetched and not followed):
@@ -178,23 +216,31 @@ def _check(request: web.Request) -> None:
         raise web.HTTPMethodNotAllowed(request.method, ["GET", "POST"], text="this studio is for reading")
 
 
-class Running(msgspec.Struct, frozen=True):
-    """A studio that answers."""
-
-    url: str
-    stop: Callable[[], None]
+def answered(host: str, names: Sequence[str] = ()) -> frozenset[str]:
+    """The names that a studio that listens on `host` answers to: this machine's own, the host's, and `names`."""
+    return NAMES | {name.strip("[]").lower() for name in (host, *names)} - set(EVERYWHERE)
 
 
 @contextlib.contextmanager
-def running(site: Site, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+def running(site: Site, host: str = "127.0.0.1", port: int = 0, names: Sequence[str] = ()) -> Iterator[str]:
     """Serve the site from a thread of its own; gives its address.
+
+    Args:
+        site: what the pages show.
+        host: where it listens.
+        port: 0 = a free one.
+        names: further names of this machine that it answers to (see answered).
 
     Raises:
         OSError: when the port is in use.
     """
     loop = asyncio.new_event_loop()
     runner = web.AppRunner(
-        Server(site).application(), access_log=None, max_line_size=LINE, max_field_size=LINE, shutdown_timeout=1.0
+        Server(site, answered(host, names)).application(),
+        access_log=None,
+        max_line_size=LINE,
+        max_field_size=LINE,
+        shutdown_timeout=1.0,
     )
     try:
         loop.run_until_complete(runner.setup())
@@ -204,7 +250,8 @@ def running(site: Site, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]
         thread = threading.Thread(target=loop.run_forever, name="studio", daemon=True)
         thread.start()
         try:
-            yield f"http://{host if host != '0.0.0.0' else '127.0.0.1'}:{address[1]}"  # noqa: S104 - only named
+            shown = EVERYWHERE.get(host, host)
+            yield f"http://{f'[{shown}]' if ':' in shown else shown}:{address[1]}"
         finally:
             loop.call_soon_threadsafe(loop.stop)
             thread.join(10)

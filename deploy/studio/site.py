@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
+from tokenizers import Tokenizer
 
 from deploy.studio.books import Books
 from deploy.studio.pulse import Pulse
@@ -19,6 +20,8 @@ from schemas.errors import Told
 from schemas.settings import Settings
 
 PER_PAGE = 50
+MEMORY_MB = 1024
+"""What the questions of one data directory may use together (or sql.memory_mb): a factory runs beside."""
 
 
 class NotThere(Told, LookupError):
@@ -71,12 +74,19 @@ class Site:
     def __init__(self, settings: Settings, beside: Mapping[str, Tables] | None = None) -> None:
         self.settings = settings
         self.data = Path(settings.factory.data)
-        self.tables = Tables(self.data, settings.sql.memory_mb)
+        self.tables = Tables(self.data, memory_mb(settings))
         self.beside = dict(beside or {})
         self.pulse = Pulse(settings)
         self.books = Books(settings, self.tables)
         self.token = secrets.token_urlsafe(24)
         """Stands in every form that changes something; another site's page cannot know it."""
+        self.tokenizers: dict[Path, Tokenizer] = {}
+        """Those that were used last, by their files."""
+
+
+def memory_mb(settings: Settings) -> int:
+    """What the questions of one data directory may use."""
+    return min(MEMORY_MB, settings.sql.memory_mb)
 
 
 def pages(asked: Asked, found: list[Any]) -> dict[str, Any]:

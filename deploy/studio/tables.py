@@ -30,19 +30,28 @@ Row = dict[str, Any]
 
 
 class TooLong(Told, RuntimeError):
-    """A question took longer than its time limit."""
+    """A question took longer than its time limit, or more memory than there is for it."""
 
 
 class OtherVersion(Told, RuntimeError):
-    """The tables lack what a page asks for: another version of the factory wrote them."""
+    """The tables lack what a page asks for: another version of the factory wrote them.
+
+    Args:
+        what: the first thing that is not as it should be.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"these tables were written by another version of the factory, which this page cannot read ({what})"
+        )
 
 
 class Snapshot(msgspec.Struct):
     """All tables at one moment."""
 
     connection: duckdb.DuckDBPyConnection
-    key: tuple[str, ...]
-    """The last entry of each table's log."""
+    key: tuple[int, ...]
+    """When each table's log got its last entry."""
     made: float
     """Monotonic seconds: when it was last known to be the newest."""
     empty: list[str]
@@ -59,7 +68,7 @@ class Tables:
         memory_mb: what one snapshot's questions may use together.
     """
 
-    def __init__(self, data: Path, memory_mb: int = 2048) -> None:
+    def __init__(self, data: Path, memory_mb: int = 1024) -> None:
         self.data = data
         self.datasets = Datasets(data / "datasets")
         self._memory_mb = memory_mb
@@ -79,7 +88,7 @@ class Tables:
             try:
                 found = cursor.execute(sql, list(params))
             except (duckdb.BinderException, duckdb.CatalogException) as error:
-                raise OtherVersion(self._other(error)) from error
+                raise OtherVersion(str(error).split("\n", 1)[0]) from error
             names = [column[0] for column in found.description]
             return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
@@ -102,6 +111,8 @@ class Tables:
             yield cursor
         except duckdb.InterruptException as error:
             raise TooLong(f"the question took longer than {limit_s:g} s and was stopped: ask for less") from error
+        except duckdb.OutOfMemoryException as error:
+            raise TooLong(f"the question needs more than {self._memory_mb} MB: ask for less") from error
         finally:
             timer.cancel()
             cursor.close()
@@ -127,7 +138,7 @@ class Tables:
                 threading.Thread(target=self._renew, args=(key,), name="pin", daemon=True).start()
             return held
 
-    def _renew(self, key: tuple[str, ...]) -> None:
+    def _renew(self, key: tuple[int, ...]) -> None:
         try:
             fresh = self._pin(key)
             with self._lock:
@@ -135,11 +146,12 @@ class Tables:
         finally:
             self._renewing = False
 
-    def _key(self) -> tuple[str, ...]:
+    def _key(self) -> tuple[int, ...]:
+        """A log's folder changes with each entry; to list the entries would take longer the more there are."""
         logs = (self.datasets.root / name / "_delta_log" for name in TABLES)
-        return tuple(max((path.name for path in log.glob("*.json")), default="") for log in logs)
+        return tuple(log.stat().st_mtime_ns if log.is_dir() else 0 for log in logs)
 
-    def _pin(self, key: tuple[str, ...]) -> Snapshot:
+    def _pin(self, key: tuple[int, ...]) -> Snapshot:
         connection = self.datasets.connect(memory_mb=self._memory_mb)
         held = connection.execute("SELECT table_name, column_name FROM duckdb_columns()").fetchall()
         columns: dict[str, set[str]] = {}
@@ -154,7 +166,3 @@ class Tables:
         filled = {str(row[0]) for row in views}
         empty = [name for name in TABLES if name not in filled]
         return Snapshot(connection=connection, key=key, made=time.monotonic(), empty=empty, lacking=lacking)
-
-    def _other(self, error: duckdb.Error) -> str:
-        first = str(error).split("\n", 1)[0]
-        return f"these tables were written by another version of the factory, which this page cannot read ({first})"

@@ -17,6 +17,8 @@ from schemas import messages as m
 LEVELS = (0.9, 0.5, 0.1, 0.01)
 """Probabilities below which a token is coloured more strongly."""
 _SPACE = "\u2581"
+KEPT = 4
+"""Tokenizers that are kept open; one of a large model takes a hundred megabytes."""
 _HALF = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -70,6 +72,14 @@ def _text(tokenizer: Tokenizer, ids: list[int]) -> str:
     return " " + said if first.startswith(_SPACE) and not said.startswith(" ") else said
 
 
+def fits(tokenizer: Tokenizer, rollout: m.Rollout) -> bool:
+    """Whether it gives the rollout's text from its token ids: another model's would colour other words."""
+    if len(rollout.token_ids) != len(rollout.logprobs):
+        return False
+    said = str(tokenizer.decode(rollout.token_ids, skip_special_tokens=True))
+    return "".join(said.split()) == "".join(rollout.text.split())  # some models' decoding tidies spaces
+
+
 def tokenizer_of(site: Site, version: int) -> Tokenizer | None:
     """The tokenizer of a version of the weights; None where its files are not on this machine."""
     row = site.tables.one("SELECT path FROM weights WHERE version = $1", [version])
@@ -79,5 +89,13 @@ def tokenizer_of(site: Site, version: int) -> Tokenizer | None:
         folders.append(Path(resolve(site.settings.policy.path)))
     for folder in folders:
         if (folder / "tokenizer.json").is_file():
-            return Tokenizer.from_file(str(folder / "tokenizer.json"))
+            return _opened(site, folder / "tokenizer.json")
     return None
+
+
+def _opened(site: Site, path: Path) -> Tokenizer:
+    held = site.tokenizers.pop(path, None) or Tokenizer.from_file(str(path))
+    while len(site.tokenizers) >= KEPT:
+        site.tokenizers.pop(next(iter(site.tokenizers), path), None)
+    site.tokenizers[path] = held
+    return held

@@ -89,16 +89,18 @@ def page(site: Site, asked: Asked) -> Page:
     sections: list[dict[str, Any]] = []
     for kind, metrics in METRICS.items():
         if mine := [run for run in chosen if run.trainer == kind]:
-            sections.append({"trainer": kind, "charts": _charts(places, mine, metrics, axis), "runs": mine})
+            drawn = _charts(places, mine, metrics, axis, missing)
+            sections.append({"trainer": kind, "charts": drawn, "runs": mine})
     values = {"runs": runs, "chosen": [run.key for run in chosen], "axis": axis, "axes": list(AXES)}
     colours = {run.key: at % 8 for section in sections for at, run in enumerate(section["runs"])}
     values |= {"sections": sections, "colours": colours, "missing": missing}
-    return Page("training.html", values | _evaluations(places, asked))
+    return Page("training.html", values | _evaluations(places, asked, missing))
 
 
 def _runs(places: Mapping[str, Tables]) -> tuple[list[Run], list[str]]:
     """All runs, newest first in each place; and the sentences of places that cannot be read."""
-    found, missing = [], []
+    found: list[Run] = []
+    missing: list[str] = []
     for place, tables in places.items():
         try:
             rows = tables.rows(
@@ -108,23 +110,33 @@ def _runs(places: Mapping[str, Tables]) -> tuple[list[Run], list[str]]:
         except Told as error:
             if not place:
                 raise
-            missing.append(f"{place}: {error}")
+            _say(missing, place, error)
             continue
         found += [Run(f"{place}/{row['run']}" if place else row["run"], place, **row) for row in rows]
     return found, missing
 
 
-def _charts(places: Mapping[str, Tables], runs: list[Run], metrics: tuple[Metric, ...], axis: str) -> list[Row]:
+def _say(missing: list[str], place: str, error: Told) -> None:
+    """Note, once, why a directory cannot be read; the others are shown all the same."""
+    if (sentence := f"{place or 'this directory'}: {error}") not in missing:
+        missing.append(sentence)
+
+
+def _charts(
+    places: Mapping[str, Tables], runs: list[Run], metrics: tuple[Metric, ...], axis: str, missing: list[str]
+) -> list[Row]:
     lines: dict[str, list[charts.Line]] = {metric.name: [] for metric in metrics}
     columns = ", ".join(metric.column for metric in metrics)
-    names = [[run.run for run in runs if run.place == place] for place in places]
-    answers = {
-        place: tables.rows(f"{_question(axis, columns)} AND run IN (SELECT unnest($1)) ORDER BY step", [mine])
-        for (place, tables), mine in zip(places.items(), names, strict=True)
-        if mine
-    }
+    answers: dict[str, list[Row]] = {}
+    for place in {run.place for run in runs}:
+        mine = [run.run for run in runs if run.place == place]
+        query = f"{_question(axis, columns)} AND run IN (SELECT unnest($1)) ORDER BY step"
+        try:
+            answers[place] = places[place].rows(query, [mine])
+        except Told as error:
+            _say(missing, place, error)
     for run in runs:
-        rows = [row for row in answers[run.place] if row["run"] == run.run]
+        rows = [row for row in answers.get(run.place, []) if row["run"] == run.run]
         x = [float(row["x"] or 0) for row in rows]
         for metric in metrics:
             lines[metric.name].append(charts.Line(run.key, x, [row[metric.column] for row in rows]))
@@ -148,14 +160,14 @@ EVALUATIONS = """SELECT version, trainer, policy, source, problems, samples, gre
   ks, pass_at_k, maj_at_k, tokens, backtracks, unparsable, truncated, asked, time FROM evaluations"""
 
 
-def _evaluations(places: Mapping[str, Tables], asked: Asked) -> dict[str, Any]:
+def _evaluations(places: Mapping[str, Tables], asked: Asked, missing: list[str]) -> dict[str, Any]:
     """The evaluation table of one source, and pass@1 over the versions."""
     rows: list[Row] = []
     for place, tables in places.items():
         try:
             rows += [row | {"place": place} for row in tables.rows(f"{EVALUATIONS} ORDER BY version, source")]
-        except Told:
-            continue  # said above, by _runs
+        except Told as error:
+            _say(missing, place, error)
     sources = sorted({row["source"] for row in rows})
     source = asked.get("source") if asked.get("source") in sources else ("all" if "all" in sources else "")
     kept = [row for row in rows if not source or row["source"] == source]

@@ -82,6 +82,7 @@ def test_statements_that_describe_are_answered(settings):
         ("select nosuch from problems", "nosuch"),
         ("select 'a' + 1", "Could not choose"),
         ("select 'x'::int from problems", "Could not convert"),
+        ("select if(range = 200000, 'x', '1')::int from range(300000)", "Could not convert"),  # late: through Arrow
         ("", "empty"),
         ("-- nothing", "empty"),
         (";", "empty"),
@@ -230,10 +231,15 @@ def test_without_tables_it_says_what_to_do(make_settings):
     ("query", "flag", "says"),
     [
         ("select count(*) from range(100000000) a, range(100000000) b", "sql.timeout_s=0.3", "stopped after 0.3 s"),
+        (
+            "select range from range(1000000000000) where range < 3000 or range % 1000000000007 = 5",
+            "sql.timeout_s=0.5",
+            "stopped after 0.5 s",
+        ),
         ("select list(i) from range(50000000) t(i)", "sql.memory_mb=16", "than 16 MB"),
         ("select i from range(50000000) t(i)", "sql.memory_mb=16", "than 16 MB"),
     ],
-    ids=["time", "work", "answer"],
+    ids=["time", "time after the first rows", "work", "answer"],
 )
 def test_a_query_beyond_its_limits_is_stopped_and_says_which(settings, make_settings, query, flag, says):
     with pytest.raises(sql.BadQuery, match=says) as caught:

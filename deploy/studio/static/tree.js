@@ -210,8 +210,12 @@ function fold(id) {
   draw();
 }
 function foldUnneeded() {
+  // What leads to a correct answer or lies on the walk stays open; where nothing does, the first steps stay.
   const kept = new Set([...data.nodes.filter((node) => node.verdict === "correct").map((node) => node.id), ...(data.traces.find((trace) => trace.id === state.trace)?.walk || [])]);
-  state.folded = new Set([...nodes.values()].filter((node) => node.children.length && !needed(node, kept) && (!nodes.has(node.parent) || needed(nodes.get(node.parent), kept))).map((node) => node.id));
+  const folds = kept.size
+    ? (node) => !needed(node, kept) && (!nodes.has(node.parent) || needed(nodes.get(node.parent), kept))
+    : (node) => node.depth === 2;
+  state.folded = new Set([...nodes.values()].filter((node) => node.children.length && folds(node)).map((node) => node.id));
   draw();
   fit();
 }

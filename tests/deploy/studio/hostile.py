@@ -4,7 +4,9 @@ from pathlib import Path
 
 import msgspec
 import pyarrow as pa
+from tokenizers import Tokenizer
 
+from processors.chat import resolve
 from processors.dataset import Datasets, app_id
 from processors.rows import Place, message_batch, node_batch
 from schemas import messages as m
@@ -61,19 +63,24 @@ EXAMPLE = m.Example(
 )  # fmt: skip
 
 
-def rollout(text, version=3):
-    span = m.Span(version=version, sha="w", start=0, stop=4)
-    return m.Rollout(token_ids=[355, 260, 21, 38], logprobs=[-0.001, -0.2, -1.5, -7.0], spans=[span], finish="stop",
-                     text=text)  # fmt: skip
+TOKENIZER = Tokenizer.from_file(f"{resolve('tiny')}/tokenizer.json")
 
 
-def rewards(id_, verdicts):
+def rollout(text, version=3, of=""):
+    """A rollout whose tokens after the fourth are all likely; they are those of another text where `of` is one."""
+    ids = TOKENIZER.encode(of or text).ids
+    likely = [-0.001, -0.2, -1.5, -7.0, *[-0.001] * len(ids)][: len(ids)]
+    span = m.Span(version=version, sha="w", start=0, stop=len(ids))
+    return m.Rollout(token_ids=ids, logprobs=likely, spans=[span], finish="stop", text=text)
+
+
+def rewards(id_, verdicts, of=""):
     fields = {
         "id": id_,
         "problem": PROBLEM,
         "round": 1,
         "prompt_ids": [1],
-        "rollouts": [rollout(EVIL), rollout("b", 4)],
+        "rollouts": [rollout(EVIL, of=of), rollout("Use 5, 14, 3", 4, of)],
     }
     group = m.RolloutGroup(**fields, seconds=0.5)
     values = [1.0 if verdict == "correct" else -1.0 for verdict in verdicts]
@@ -103,7 +110,8 @@ def evaluation(version):
 
 
 def everything():
-    groups, graded = zip(rewards("group1", ["correct", "wrong"]), rewards("group2", ["wrong", "wrong"]), strict=True)
+    of_other_weights = rewards("group2", ["wrong", "wrong"], of="Use 1, 2, 3 to make 4")
+    groups, graded = zip(rewards("group1", ["correct", "wrong"]), of_other_weights, strict=True)
     waits = msgspec.structs.replace(groups[0], id="group3", problem=OTHER)
     answers = m.Answers(id="answers1", asked="a", policy="policy", version=3, sha="w", trainer="rl", problem=PROBLEM,
                         texts=[EVIL], verdicts=["correct"], tokens=[3], backtracks=[0], finishes=["stop"])  # fmt: skip
@@ -116,7 +124,10 @@ def everything():
         [SEARCH, DIRECT], [EXAMPLE], [m.Prompt(id="group1", problem=PROBLEM, round=1, why=EVIL, pass_rate=0.25)],
         [*groups, waits], list(graded), weights, [answers], [evaluation(1), evaluation(2)],
         [step(1, "sft", ["trace-direct"]), step(2, "sft", ["trace-direct"]), step(1, "rl", ["group1"])],
-        [m.Filtered(id="f1", stage="rl", input_topic="rewards", input_id="group2", why="all_equal", rollouts=2)],
+        [
+            m.Filtered(id="f1", stage="rl", input_topic="rewards", input_id="group2", why="all_equal", rollouts=2),
+            m.Filtered(id="f2", stage="evaluate", input_topic="weights", input_id="3:w", why="refused"),
+        ],
         [LETTER, LINE],
     ]  # fmt: skip
 

@@ -9,6 +9,18 @@ from hypothesis import strategies as st
 from deploy.studio import charts
 
 numbers = st.floats(-1e9, 1e9, allow_subnormal=False)
+LEFT, RIGHT = charts.LEFT - 1, charts.WIDTH - charts.RIGHT + 1
+TOP, BOTTOM = charts.TOP - 1, charts.HEIGHT - charts.BOTTOM + 1
+
+
+def marks(svg):
+    """The corners of everything that is drawn of a line, two coordinates each."""
+    found = re.findall(r"[ML](-?[\d.]+) (-?[\d.]+)", "".join(re.findall(r'class="s s0" d="([^"]*)"', svg)))
+    found += re.findall(r'<circle class="d s0" cx="(-?[\d.]+)" cy="(-?[\d.]+)"', svg)
+    for bar in re.findall(r'<rect class="d s0" x="(.+?)" y="(.+?)" width="(.+?)" height="(.+?)"', svg):
+        x, y, width, height = map(float, bar)
+        found += [(x, y), (x + width, y + height)]
+    return [(float(x), float(y)) for x, y in found]
 
 
 @settings(deadline=None)
@@ -18,13 +30,30 @@ numbers = st.floats(-1e9, 1e9, allow_subnormal=False)
 )
 def test_every_point_lies_within_the_frame(points, kind):
     svg = str(charts.chart([charts.Line("a", [x for x, _ in points], [y for _, y in points])], kind=kind))
-    for x, y in re.findall(r"[ML](-?[\d.]+) (-?[\d.]+)", "".join(re.findall(r'class="s s0" d="([^"]*)"', svg))):
-        assert charts.LEFT - 1 <= float(x) <= charts.WIDTH - charts.RIGHT + 1
-        assert charts.TOP - 1 <= float(y) <= charts.HEIGHT - charts.BOTTOM + 1
-    if kind == "scatter":
-        good = [y for _, y in points if y is not None and math.isfinite(y)]
-        assert svg.count("<circle") == len(good)
-    assert ("nothing to draw" in svg) == (not [y for _, y in points if y is not None and math.isfinite(y)])
+    good = [y for _, y in points if y is not None and math.isfinite(y)]
+    assert len(marks(svg)) == len(good) * {"line": 2, "scatter": 1, "bar": 2}[kind]
+    for x, y in marks(svg):
+        assert LEFT <= x <= RIGHT
+        assert TOP <= y <= BOTTOM
+    assert ("nothing to draw" in svg) == (not good)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(), st.floats()), min_size=1, max_size=8),
+    st.sampled_from(["line", "scatter", "bar"]),
+)
+def test_any_numbers_make_a_chart(points, kind):
+    svg = str(charts.chart([charts.Line("a", [x for x, _ in points], [y for _, y in points])], kind=kind))
+    assert "nan" not in svg.rsplit("</g>", maxsplit=1)[-1]
+    assert all(LEFT <= x <= RIGHT and TOP <= y <= BOTTOM for x, y in marks(svg))
+
+
+def test_bars_of_values_far_apart_or_below_zero_stay_within_the_frame():
+    for line in (charts.Line("a", [0, 100], [1, 2]), charts.Line("a", [1, 2, 3], [-5, -3, -4])):
+        corners = marks(str(charts.chart([line], kind="bar")))
+        assert len(corners) == 2 * len(line.x)
+        assert all(LEFT <= x <= RIGHT and TOP <= y <= BOTTOM for x, y in corners)
 
 
 @settings(deadline=None)

@@ -132,6 +132,11 @@ def test_a_group_has_rewards_fate_and_tokens_coloured_by_their_probability(clien
     levels = [attrs["class"] for tag, attrs in page.tags if tag == "span" and "log-prob" in attrs.get("title", "")]
     assert levels == ["t t1", "t t2", "t t4"] * 2
     assert "+1.00" in page.text
+    other = Reader(client.get("/rollouts/group2").text)
+    assert not [tag for tag, attrs in other.tags if "log-prob" in attrs.get("title", "") and tag == "span"][2:]
+    assert "No tokenizer on this machine makes these texts from their tokens" in other.text
+    assert "Use 5, 14, 3" in other.text  # and not what its tokens would say here
+    assert "to make 4" not in other.text
     weights = Reader(client.get("/rollouts/group1?colour=weights").text)
     assert [attrs["class"] for tag, attrs in weights.tags if attrs.get("class", "").startswith("t w")]
     waits = Reader(client.get("/rollouts/group3").text)
@@ -154,8 +159,18 @@ def test_the_ledger_says_what_is_in_flight_lost_or_answered(client):
         page = Reader(client.get("/ledger").text)
         if "being computed" not in page.text:
             break
-    assert "It does not close" in page.text  # trace-search has no example, and no broker ever held it
+    assert "It does not close" in page.text  # rollouts of prompts that are nowhere, and so with weights
+    assert "2 lost: prompts (named in rollouts)" in page.text
+    assert "lost: group2 group3" in " ".join(page.text.split())
+    assert "By source and difficulty" in page.text
     assert "no broker runs" in page.text
+
+
+def test_what_a_row_came_from_is_a_link(client):
+    links = Reader(client.get("/rows/filtered/f2").text).links()
+    assert "/rows/weights/3" in links  # its id there is 'version:sha'
+    assert client.get("/rows/weights/3").status_code == 200
+    assert "/rollouts/group2" in Reader(client.get("/rows/filtered/f1").text).links()
 
 
 @pytest.mark.parametrize(

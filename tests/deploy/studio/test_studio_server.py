@@ -22,11 +22,14 @@ def settings_of(folder):
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "192.168.0.7", "[::2]:80"]
+    "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "192.168.0.7", "[::2]:80", "[::1"]
 )
-def test_another_name_is_refused(client, host):
+def test_another_name_is_refused(client, data, host):
     answer = client.get("/trees", headers={"Host": host})
     assert answer.status_code == 421
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert str(data) not in answer.text
     assert "tree1" not in answer.text
 
 
@@ -45,8 +48,29 @@ def test_this_machines_names_are_taken(client, host):
         {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors"},
     ],
 )
-def test_another_sites_page_may_not_ask(client, headers):
-    assert client.get("/ask?sql=select+1", headers=headers).status_code == 403
+def test_another_sites_page_may_not_ask(client, data, headers):
+    answer = client.get("/ask?sql=select+1", headers=headers)
+    assert answer.status_code == 403
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert str(data) not in answer.text
+
+
+def test_names_that_are_allowed_are_taken_and_a_wildcard_is_no_name(data):
+    site = serve.site(settings_of(data))
+    with serve.open_to(site, "0.0.0.0", 0, ["Factory.lan"]) as (url, notes):
+        assert url.startswith("http://127.0.0.1:")
+        assert "factory.lan" in notes[-1]
+        codes = [
+            httpx.get(f"{url}/none", headers={"Host": host}, timeout=30).status_code
+            for host in ("factory.lan:80", "localhost", "0.0.0.0", "other.lan")
+        ]
+    assert codes == [404, 404, 421, 421]
+
+
+def test_an_address_of_ipv6_has_its_brackets(data):
+    with serve.open_to(serve.site(settings_of(data)), "::1", 0) as (url, _):
+        assert url.startswith("http://[::1]:")
+        assert httpx.get(f"{url}/none", timeout=30).status_code == 404
 
 
 def test_a_link_on_another_site_may_be_followed(client):
@@ -100,6 +124,23 @@ def test_tables_of_an_older_version_are_named_and_the_rest_works(data, tmp_path)
         assert "<code>rewards</code> has no backtracks" in answer.text
         assert httpx.get(f"{url}/rows/answers", timeout=30).status_code == 200
     assert not (set(TABLES["rewards"].names) - set(rows.column_names)) - {"backtracks"}
+
+
+def test_rows_of_an_older_version_are_a_sentence(data, tmp_path):
+    shutil.copytree(data, tmp_path / "old")
+    folder = tmp_path / "old" / "datasets"
+    for name, column in (("trees", "seconds"), ("dead_letters", "attempt"), ("training", "lag_mean")):
+        rows = DeltaTable(str(folder / name)).to_pyarrow_table().drop_columns([column])
+        shutil.rmtree(folder / name)
+        write_deltalake(str(folder / name), rows)
+    with serve.open_to(serve.site(settings_of(tmp_path / "old"), [data]), "127.0.0.1", 0) as (url, _):
+        for path, lacks in (("/trees/tree1", "a row of trees has no seconds"), ("/letters/letter1", "has no attempt")):
+            answer = httpx.get(url + path, timeout=30)
+            assert (answer.status_code, lacks in answer.text) == (400, True)
+        page = httpx.get(f"{url}/training?run=rl&run=data/rl", timeout=30)
+        assert page.status_code == 200
+        assert "this directory: these tables were written by another version" in page.text
+        assert "data/rl: 1 values" in page.text
 
 
 def test_new_rows_are_seen(data, tmp_path):
