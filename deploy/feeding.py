@@ -125,7 +125,9 @@ def save_offsets(settings: Settings, wait_s: float) -> bool:
         for (topic, partition), offset in offsets.items():
             groups.setdefault(group, {}).setdefault(topic, {})[str(partition)] = offset
     traces = read_saved(settings).traces
-    traces[ids["traces"]] = {str(partition): end for (topic, partition), end in ends.items() if topic == "traces"}
+    if all(committed["linearize"].get(at, 0) >= end for at, end in ends.items() if at[0] == "trees"):
+        # no tree is in hand: of each all traces are sent, and so in the table
+        traces[ids["traces"]] = {str(partition): end for (topic, partition), end in ends.items() if topic == "traces"}
     path = Path(settings.factory.data) / "state" / "offsets.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")

@@ -192,8 +192,15 @@ class Facts:
         left = {key: places for key, places in candidates.items() if key not in found}
         old = {key for key, places in left.items() if all(topic_id != now for topic_id, _, _ in places)}
         if not self.online:
-            return found | old
+            return found | old | self._sent_again(group, set(left) - old)
         return found | (self._fed_again(topic, done, left, old) if left else set())
+
+    def _sent_again(self, group: str, left: set[str]) -> set[str]:
+        """Of the ids without an answer: those whose dead letter was sent again; the next start feeds them."""
+        query = """
+        SELECT input_id FROM dead_letters WHERE stage = ? AND id IN (SELECT row_id FROM replays WHERE what = 'sent')
+        """
+        return left & {key for (key,) in self.connection.execute(query, [group]).fetchall()} if left else set()
 
     def _fed_again(self, topic: str, done: dict[int, int], left: Mapping[str, object], old: set[str]) -> set[str]:
         """Of the ids that lie elsewhere: those with a copy beyond the committed offsets, or none on a new broker."""

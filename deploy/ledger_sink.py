@@ -139,19 +139,23 @@ def _read(client: Any, at: TopicPartition, start: int, stop: int) -> Iterator[An
 
 
 def _nodes(facts: Facts) -> StageLine:
-    """Every tree has all its nodes in `nodes`; where it has none, the sink writes them at its next start."""
+    """Every tree has all its nodes in `nodes`, unless that table has not come to the tree's offset yet."""
     query = """
-    WITH grown AS (SELECT id, _sha, len(nodes) AS n FROM trees),
-      kept AS (SELECT tree_id AS id, _sha, count(DISTINCT nodes.id) AS n FROM nodes GROUP BY ALL)
-    SELECT coalesce(k.n, 0) AS n, grown.n AS wanted, count(*), list(grown.id)
-    FROM grown LEFT JOIN kept k ON k.id = grown.id AND k._sha = grown._sha GROUP BY ALL
+    WITH grown AS (SELECT id, _sha, len(nodes) AS n, 'nodes:' || _topic_id || ':' || _partition AS app, _offset
+        FROM trees),
+      kept AS (SELECT tree_id AS id, _sha, count(DISTINCT nodes.id) AS n FROM nodes GROUP BY ALL),
+      passed AS (SELECT unnest(?::VARCHAR[]) AS app, unnest(?::BIGINT[]) AS upto)
+    SELECT coalesce(k.n, 0) AS n, grown.n AS wanted, coalesce(_offset <= upto, false) AS over, count(*), list(grown.id)
+    FROM grown LEFT JOIN kept k ON k.id = grown.id AND k._sha = grown._sha LEFT JOIN passed USING (app) GROUP BY ALL
     """
     out = waiting = 0
     missing: list[str] = []
-    for there, wanted, count, ids in facts.connection.execute(query).fetchall():
+    passed = facts.offsets.get("nodes", {})
+    parameters = [list(passed), list(passed.values())]
+    for there, wanted, over, count, ids in facts.connection.execute(query, parameters).fetchall():
         if there == wanted:
             out += count
-        elif not there:
+        elif not there and not over:
             waiting += count
         else:
             missing += ids

@@ -314,7 +314,8 @@ class Sink:
         """`trees` is committed before `nodes`; a crash between the two is healed at the next start."""
         for name, (rows, offsets) in list(self._job.items()):
             buffer = self.buffers[name]
-            self.datasets.append(name, rows, offsets, buffer.commits)
+            with self.status.in_flight:
+                self.datasets.append(name, rows, offsets, buffer.commits)
             buffer.done(offsets)
             del self._job[name]
             passed("sink:output")
@@ -330,11 +331,13 @@ class Sink:
 
 def heal_nodes(datasets: Datasets) -> None:
     """Write the nodes of trees that have none (a crash between the two commits, perhaps on a broker that is gone)."""
-    missing = [_nodes_of(row) for row in datasets.rows("trees", "id NOT IN (SELECT tree_id FROM nodes)")]
-    held = datasets.offsets("trees")
-    moved = {f"nodes:{app.removeprefix('trees:')}": offset for app, offset in held.items()}
+    held = datasets.held(["nodes"])["nodes"]
+    bare = "NOT EXISTS (SELECT 1 FROM nodes WHERE tree_id = trees.id AND nodes._sha = trees._sha)"
+    missing = [_nodes_of(row) for row in datasets.rows("trees", bare)]
+    moved = {f"nodes:{app.removeprefix('trees:')}": offset for app, offset in datasets.offsets("trees").items()}
     rows = pa.Table.from_batches([batch for batch in missing if batch.num_rows], schema=TABLES["nodes"])
-    datasets.append("nodes", rows, moved)
+    if rows.num_rows or any(offset > held.offsets.get(app, -1) for app, offset in moved.items()):
+        datasets.append("nodes", rows, moved, held.commits, missing=True)
 
 
 def _nodes_of(row: dict[str, Any]) -> pa.RecordBatch:

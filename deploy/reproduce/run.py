@@ -27,7 +27,9 @@ from processors import chat, status
 from schemas.errors import Told
 
 LOOK_S = 2.0
-"""How often the tables are asked whether the goals are reached."""
+"""How often the tables are asked whether the goals are reached, at most..."""
+LOOK_SHARE = 0.03
+"""...and no more often than takes this share of the time: the processors are the trainer's."""
 ORPHANS_S = 90.0
 STALLED_S = 600.0
 """A phase in which no goal and no token moved for so long will not move any more: RL without a mixed problem, say."""
@@ -176,7 +178,7 @@ class _Watch:
     def __init__(self, phase: Phase, data: Path, progress: Progress) -> None:
         self.phase, self.data, self.progress = phase, data, progress
         self.failure = ""
-        self._looked = 0.0
+        self._next = 0.0
         self._began = time.time()
         self._closing = False
 
@@ -186,9 +188,10 @@ class _Watch:
             if not self._closing:
                 self.progress.stopping()
             self._closing = True
-        elif time.monotonic() - self._looked >= LOOK_S:
+        elif (began := time.monotonic()) >= self._next:
             reached = tables.reached(self.data, self.phase.goals)
-            self._looked = time.monotonic()
+            took = time.monotonic() - began
+            self._next = began + max(LOOK_S, took / LOOK_SHARE)
             self.progress.show(self.phase.goals, reached, self.data)
             done = _done(self.phase, reached)
             self.failure = "" if done else self._hopeless()

@@ -107,6 +107,16 @@ def test_sent_again_once_and_in_flight_until_there_is_an_answer(settings, filled
     assert [row["place"] for row in rows] == ["traces/0@9"], "what failed anew is open, the others were sent"
 
 
+def _as_if_stopped_after_the_stage_had_passed_it(settings):
+    """The letters' broker was the last one, and `verify` had committed past everything when it was saved."""
+    file = Path(settings.factory.data) / "state" / "offsets.json"
+    saved = msgspec.json.decode(file.read_bytes())
+    (row, *_) = Datasets(Path(settings.factory.data) / "datasets").rows("traces")
+    saved["topic_ids"]["traces"] = row["_topic_id"]
+    saved["groups"]["verify"] = {"traces": {str(row["_partition"]): 1000}}
+    file.write_bytes(msgspec.json.encode(saved))
+
+
 @pytest.mark.slow
 def test_without_a_factory_it_is_kept_and_fed_when_one_starts(settings, filled):
     done = dlq_replay.replay(settings, condition("", [LETTERS[0].id]))
@@ -114,6 +124,9 @@ def test_without_a_factory_it_is_kept_and_fed_when_one_starts(settings, filled):
     assert not dlq_replay.replay(settings, condition("", [LETTERS[0].id])).send
     line = ledger.compute(settings).stages[2]
     assert (line.dead, line.in_flight, line.lost) == (1, 1, 0)
+    _as_if_stopped_after_the_stage_had_passed_it(settings)
+    line = ledger.compute(settings).stages[2]
+    assert (line.dead, line.in_flight, line.lost) == (1, 1, 0), "it was sent again: the next start feeds it"
     with EmbeddedBroker(settings):
         feed_again(settings)
         assert [record.value for record in kafka.tail(settings, "traces", {})] == [encode(trace(1))]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import books
 import msgspec
 import pyarrow as pa
 import pytest
@@ -61,6 +62,21 @@ def test_trees_with_traces_younger_than_what_the_sink_had_read_everywhere_are_fe
 def test_a_partition_of_which_nothing_was_read_leaves_every_tree_in_doubt(two, make_settings) -> None:
     with EmbeddedBroker(two):
         assert feed_again(make_settings("topics.default_partitions=3"))["trees"] == 3
+
+
+def test_an_end_with_a_tree_in_hand_leaves_it_in_doubt(two) -> None:
+    """Its other traces are not sent yet: that all of a topic is in its table says nothing about them."""
+    with EmbeddedBroker(two):
+        feed_again(two)
+        producer = kafka.producer(two)
+        kafka.send(producer, told(9, 0)).get(10)
+        producer.close()
+        books.sunk(two, "(select count(*) from traces where id = 'c9-0') = 1")
+        assert save_offsets(two, wait_s=0.0)
+        assert read_saved(two).traces == {}
+        books.commit(two, "linearize", "trees")
+        assert save_offsets(two, wait_s=0.0)
+        assert list(read_saved(two).traces) == [kafka.topic_ids(two)["traces"]]
 
 
 def test_after_a_clean_end_no_tree_is_in_doubt(two) -> None:

@@ -203,6 +203,23 @@ def test_a_full_disk_is_an_error_with_its_number_and_the_table_stays_whole(small
     assert datasets.ids("problems") == {"p0", "p2"}
 
 
+def test_a_commit_whose_checkpoint_of_the_log_failed_counts_once(datasets):
+    """The checkpoint is written after the commit, every twentieth time; its failure is raised all the same."""
+    in_the_way = datasets.root / "problems" / "_delta_log" / f"{19:020}.checkpoint.parquet"
+    in_the_way.mkdir()
+    for at in range(25):
+        assert datasets.append("problems", rows(problem(at), first=at), {APP: at}, commits=at) == 1
+    in_the_way.rmdir()
+    assert (count(datasets), datasets.offsets("problems")) == (25, {APP: 24})
+
+
+def test_a_merge_says_whether_there_was_anything_to_merge(datasets):
+    for at in range(3):
+        datasets.append("problems", rows(problem(at), first=at), {APP: at})
+    assert datasets.compact("problems", files=0)
+    assert not datasets.compact("problems", files=0), "one file is left"
+
+
 def test_superseded_names_rows_made_from_a_losing_copy(datasets):
     tree = m.Tree(
         id="t",
