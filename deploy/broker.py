@@ -133,8 +133,9 @@ class EmbeddedBroker:
         return self.rss_mb() > self.limit_mb
 
     def stop(self) -> None:
-        """End it and remove the announcement; its contents are gone."""
+        """End it and remove its announcement; its contents are gone. Another's announcement stays."""
         if self.process is not None:
+            pid = self.process.pid
             self.process.terminate()
             try:
                 self.process.wait(5)
@@ -142,10 +143,16 @@ class EmbeddedBroker:
                 self.process.kill()
                 self.process.wait()
             self.process = None
+            self._withdraw(pid)
         if self._log is not None:
             self._log.close()
             self._log = None
-        address_file(self.settings).unlink(missing_ok=True)
+
+    def _withdraw(self, pid: int) -> None:
+        file = address_file(self.settings)
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            if msgspec.json.decode(file.read_bytes(), type=EmbeddedAddress).pid == pid:
+                file.unlink()
 
     def __enter__(self) -> Self:
         self.start()

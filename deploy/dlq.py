@@ -99,9 +99,12 @@ def original(settings: Settings, letter: DeadLetter) -> bytes | None:
     """
     if letter.value or not letter.topic or not letter.detail.partition("\n")[0].partition(" bytes, too large")[1]:
         return letter.value if letter.topic else None
-    topic = BY_NAME[letter.topic]
+    if (topic := BY_NAME.get(letter.topic)) is None:
+        return None
+    # By its id, too: a message that was fed again has a row under the offset that it had before.
     place = f"_partition = {letter.partition} AND _offset = {letter.offset}"
-    for row in _datasets(settings).rows(topic.table, place):
+    wanted = f"({place}) OR CAST({topic.id} AS VARCHAR) = {quoted(letter.input_id)}"
+    for row in _datasets(settings).rows(topic.table, wanted):
         message: Message = from_row(row, topic.message)
         value = encode(message)
         if content_id(letter.stage, letter.topic, letter.partition, letter.offset, content_sha(value)) == letter.id:

@@ -29,7 +29,8 @@ from schemas.load import BadSettings
 from schemas.settings import Settings
 from schemas.topics import TOPICS
 
-GRACE_S = 60.0
+CLOSING_S = 15.0
+"""For a stage to end once its messages in hand are done (factory.grace_s)."""
 SINK_GRACE_S = 60.0
 ORPHAN_GRACE_S = 5.0
 """Without a broker no message in hand can be finished; the sink still writes what it has read."""
@@ -55,7 +56,7 @@ class Factory:
         self.recycled = 0
         self._deaths = 0
         self.stopping = self.interrupted = False
-        self._lock = _lock(self.data)
+        self._lock = hold(self.data)
         self.broker = None if settings.broker.bootstrap else EmbeddedBroker(settings)
         self.settings = settings
         self.processes: list[Process] = []
@@ -167,7 +168,7 @@ class Factory:
         words = [p for p in self.processes if p.spec.name in last]
         sinks = [p for p in self.processes if p.spec.name == "sink"]
         for group in (makers, words):
-            _stop(group, GRACE_S, lambda: tick(self))
+            _stop(group, self.settings.factory.grace_s + CLOSING_S, lambda: tick(self))
         if sinks and sinks[0].pid and self._reachable():
             self._await_sinks(tick)
         _stop(sinks, SINK_GRACE_S, lambda: tick(self))
@@ -200,11 +201,16 @@ def _stop(processes: list[Process], grace: float, tick: Callable[[], None]) -> N
         process.wait(deadline)
 
 
-def _lock(data: Path) -> TextIO:
-    """Hold the data directory: one `factory up` at a time, and room on its disk.
+class InUse(BadSettings):
+    """Somebody else holds the data directory; the text says what to do."""
+
+
+def hold(data: Path) -> TextIO:
+    """Hold the data directory: one embedded broker and `factory up` at a time, and room on its disk.
 
     Raises:
-        BadSettings: for a directory that is in use, not writable or on a full disk.
+        InUse: somebody else does.
+        BadSettings: for a directory that is not writable or on a full disk.
     """
     try:
         (data / "state").mkdir(parents=True, exist_ok=True)
@@ -214,7 +220,7 @@ def _lock(data: Path) -> TextIO:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise BadSettings(f"{data}: another `factory up` runs there; stop it or choose --data DIR") from None
+        raise InUse(f"{data}: another `factory up` runs there; stop it or choose --data DIR") from None
     free = shutil.disk_usage(data).free
     if free < MIN_FREE_BYTES:
         raise BadSettings(f"{data}: only {free // 1_000_000} MB free on its disk; free some or choose --data DIR")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from deploy.broker import EmbeddedBroker
 from deploy.feeding import in_tables, save_offsets
+from deploy.local import InUse, hold
 from processors import kafka
 from processors.dataset import Datasets
 from processors.owning import owned
@@ -37,6 +38,7 @@ def a_broker(settings: Settings) -> Iterator[bool]:
 
     Raises:
         BrokerMissing: a cluster that the settings name does not answer.
+        InUse: a factory runs, and its broker does not answer (yet).
         TableBusy: no broker runs, but a sink does.
         NotWritten: see there.
     """
@@ -49,15 +51,20 @@ def a_broker(settings: Settings) -> Iterator[bool]:
         kafka.create_topics(settings)  # a running factory may be older than a topic
         yield True
         return
-    datasets = Datasets(Path(settings.factory.data) / "datasets")
+    data = Path(settings.factory.data)
+    try:
+        lock = hold(data)
+    except InUse:
+        raise InUse(f"{data}: a factory runs there whose broker does not answer: try again in a moment") from None
     broker = EmbeddedBroker(settings)
     try:
         broker.open()
-        with _sinking(settings, datasets):
+        with _sinking(settings, Datasets(data / "datasets")):
             yield False
         save_offsets(settings, wait_s=POLL_S)
     finally:
         broker.stop()
+        lock.close()
 
 
 @contextlib.contextmanager

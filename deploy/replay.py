@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import msgspec
+import pyarrow as pa
 
 from deploy import replay_stages as stages
 from deploy.code_version import code_version
 from deploy.reaching import a_broker
 from deploy.replay_stages import Change
 from processors import kafka
-from processors.asking import BadQuery, reading, sentence
+from processors.asking import BadQuery, answer, bounded, reading
 from processors.dataset import Datasets
 from processors.large import packed
 from producers.pacing import Pace
@@ -164,7 +164,8 @@ class Out:
         self.client = kafka.producer(settings)
         self.topic = stages.WAYS[stage].output
         groups = BY_NAME[self.topic].consumers if paced and not to else ()
-        self.paces = [Pace(settings, group, self.topic, settings.broker.ahead) for group in groups]
+        there = [one for one in groups if any(at[0] == self.topic for at in kafka.committed(settings, one))]
+        self.paces = [Pace(settings, group, self.topic, settings.broker.ahead) for group in there]
 
     def send(self, changes: Iterable[Change]) -> None:
         """Send one batch and wait for the broker."""
@@ -257,15 +258,20 @@ def lines(report: Report, to: str = "") -> list[str]:
 
 def _rows(settings: Settings, rows: Source) -> Iterator[Mapping[str, Any]]:
     """The rows that `where` names."""
-    condition = f"WHERE (\n{rows.where}\n)" if rows.where else ""
-    text = f'SELECT * FROM "{rows.table}" {condition}'  # noqa: S608 - in the files' order: a sort would hold them all
-    with _datasets(settings).connect({rows.table: rows.version}) as connection:
+    datasets, pin, condition = _datasets(settings), {rows.table: rows.version}, ""
+    ids = pa.table({"id": pa.array([], pa.string())})
+    if rows.where:
+        text = f'SELECT id FROM "{rows.table}" WHERE (\n{rows.where}\n)'  # noqa: S608 - it only reads
         try:
-            found = connection.sql(reading(connection, text)).to_arrow_reader(BATCH)
-        except (duckdb.Error, BadQuery) as error:
-            said = sentence(error) if isinstance(error, duckdb.Error) else error
-            raise BadReplay(f"--where {rows.where}: {said}") from None
-        for batch in found:
+            with bounded(datasets, settings.sql, pin) as connection:
+                ids = answer(connection, reading(connection, text), settings.sql)
+        except BadQuery as error:
+            raise BadReplay(f"--where {rows.where}: {error}") from None
+        condition = "WHERE id IN (SELECT id FROM chosen)"
+    with datasets.connect(pin) as connection:
+        connection.register("chosen", ids)
+        found = connection.sql(f'SELECT * FROM "{rows.table}" {condition}')  # noqa: S608 - unsorted: a sort holds them all
+        for batch in found.to_arrow_reader(BATCH):
             yield from batch.to_pylist()
 
 

@@ -10,16 +10,15 @@ from typing import Any
 
 import faust
 
-from schemas.access import secret
+from schemas.access import host_port, secret
 from schemas.load import BadSettings
 from schemas.settings import BrokerSection, Settings
 
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 HANDSHAKE_S = 2.0
 
 
 def check(settings: Settings) -> None:
-    """Refuse, before anything starts, an access that could not work or would give a password away.
+    """Refuse, before anything starts, an access that could not work.
 
     Raises:
         BadSettings, BadSecret: naming the setting and what to do.
@@ -29,12 +28,6 @@ def check(settings: Settings) -> None:
         raise BadSettings(
             f"broker.security_protocol = {broker.security_protocol} is for a cluster, and the embedded broker has none "
             "of it: name the cluster with --broker HOST:PORT, or leave it at PLAINTEXT"
-        )
-    hosts = {address.rpartition(":")[0].strip("[] ") for address in broker.bootstrap.split(",")}
-    if broker.security_protocol == "SASL_PLAINTEXT" and broker.sasl_mechanism == "PLAIN" and not hosts <= LOOPBACK:
-        raise BadSettings(
-            "broker.sasl_mechanism = PLAIN sends the password as it is, and SASL_PLAINTEXT does not encrypt it: set "
-            "broker.security_protocol = SASL_SSL, or a SCRAM mechanism"
         )
     client_options(settings)
 
@@ -106,7 +99,7 @@ def advice(settings: Settings) -> str:
     broker = settings.broker
     notes = []
     if (made := context(broker)) is not None:
-        host, _, port = broker.bootstrap.split(",")[0].rpartition(":")
+        host, port = host_port(broker.bootstrap.split(",")[0])
         try:
             with socket.create_connection((host, int(port)), HANDSHAKE_S) as plain:
                 made.wrap_socket(plain, server_hostname=host).close()

@@ -29,14 +29,13 @@ from processors.large import OVERHEAD_BYTES, NotReadable, packed, unpacked
 from processors.policy import EngineDied
 from processors.pressure import Gate
 from processors.status import Status
+from schemas.access import host_port
 from schemas.codec import BadMessage, content_sha, decode, encode
 from schemas.killpoints import passed
 from schemas.messages import DeadLetter, Message, content_id
 from schemas.settings import Settings
 from schemas.topics import BY_MESSAGE, Topic, message_key
 
-GRACE_S = 45.0
-"""How long messages in hand may take to finish after SIGTERM; later ones are left uncommitted."""
 WATCH_S = 1.0
 SILENCE_S = 20.0
 """A broker that refuses connections for this long ends the worker: the supervisor starts it again."""
@@ -331,7 +330,7 @@ class Host:
     async def _listen(self) -> None:
         """Notice a broker that is gone: Faust itself would wait for it for ever."""
         for address in kafka.bootstrap(self.settings).split(","):
-            host, _, port = address.rpartition(":")
+            host, port = host_port(address)
             try:
                 _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), WATCH_S)
             except OSError:  # a timeout is one, too
@@ -347,7 +346,7 @@ class Host:
             work.stopping = True
         for task in tasks:
             task.cancel()
-        deadline = time.monotonic() + GRACE_S
+        deadline = time.monotonic() + self.settings.factory.grace_s
         while any(work.in_hand and not work.failed for work in self.works) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import duckdb
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake import DeltaTable, Transaction, WriterProperties
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
+from processors.appending import app_id, commit, is_in, uncovered
 from processors.delta_log import committed_at, transactions
 from processors.mending import files_of, mend
 from processors.owning import TableBusy, owned
@@ -91,11 +92,6 @@ class Held(NamedTuple):
 def _sinks(table: str) -> str:
     """The transaction id under which a table counts the commits of its sink."""
     return f"{table}:sinks"
-
-
-def app_id(table: str, topic_id: str, partition: int) -> str:
-    """The transaction id under which a table keeps one partition's last offset; a recreated topic has another UUID."""
-    return f"{table}:{topic_id}:{partition}"
 
 
 class Datasets:
@@ -168,14 +164,17 @@ class Datasets:
     def mend(self, name: str) -> list[str]:
         """Set aside what a power cut left half-written at a table's end; sentences that say what was done.
 
-        Nothing is touched while a sink of this machine has the table.
+        Offsets saved of the embedded broker are ahead of the table then, and go. Nothing is touched while a sink of
+        this machine has the table.
 
         Raises:
             Damaged: when that would take rows that were written long ago.
         """
         try:
             with owned(self.root, name, wait_s=0.0):
-                return mend(self.root / name)
+                if said := mend(self.root / name):
+                    (self.root.parent / "state" / "offsets.json").unlink(missing_ok=True)
+                return said
         except TableBusy:
             return []
         except ValueError as error:
@@ -258,19 +257,19 @@ class Datasets:
                     )
                 held = {app: -1 if (at := table.transaction_version(app)) is None else at for app in offsets}
                 moved = [Transaction(app, offset) for app, offset in offsets.items() if offset > held[app]]
-                fresh = rows if missing else _uncovered(name, rows, held)
+                fresh = rows if missing else uncovered(name, rows, held)
                 if commits is not None:
                     moved.append(Transaction(_sinks(name), commits + 1))
                 if not moved and not fresh.num_rows:
                     return 0
                 try:
-                    _commit(table, fresh, moved)
+                    commit(table, fresh, moved)
                 except CommitFailedError:
                     if attempt == _ATTEMPTS - 1:
                         raise
                     continue
                 except (OSError, DeltaError) as error:
-                    if not _is_in(table, moved):
+                    if not is_in(table, moved):
                         raise self._named(error, name) from error
                 return fresh.num_rows
         raise AssertionError("unreachable")
@@ -332,6 +331,10 @@ class Datasets:
             NoDatasets, NoVersion: as `table`.
             Damaged: a table cannot be read.
         """
+        return connection(*self.snapshot(pin), memory_mb)
+
+    def snapshot(self, pin: Mapping[str, int] | None = None) -> tuple[dict[str, list[str]], dict[str, str]]:
+        """The files of each table, and the WHERE clause of those that are not to be shown as a whole; as `connect`."""
         opened = self.open(pin)
         files: dict[str, list[str]] = {name: [] for name in TABLES}
         until: dict[str, str] = {}
@@ -344,7 +347,7 @@ class Datasets:
                 )
             if lost:
                 raise self._damaged(name, RuntimeError(f"its file {lost} is cut off or gone"))
-        return connection(files, until, memory_mb)
+        return files, until
 
     def ids(self, name: str) -> set[str]:
         """The ids in a table (in `nodes`: of the trees), as text."""
@@ -378,32 +381,3 @@ class Datasets:
 def _shas(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, str]:
     query = f'SELECT DISTINCT CAST("{ID_COLUMNS[name]}" AS VARCHAR), _sha FROM "{name}"'  # noqa: S608 - ours
     return dict(connection.execute(query).fetchall())
-
-
-def _commit(table: DeltaTable, rows: pa.Table, moved: Iterable[Transaction]) -> None:
-    properties = CommitProperties(app_transactions=list(moved))
-    if rows.num_rows:
-        options = WriterProperties(compression="ZSTD")
-        write_deltalake(table, rows, mode="append", commit_properties=properties, writer_properties=options)
-    else:
-        # only copies came: the offsets move all the same, without an empty file
-        table.create_write_transaction([], "append", table.schema(), commit_properties=properties)
-
-
-def _is_in(table: DeltaTable, moved: Iterable[Transaction]) -> bool:
-    """Whether a commit that raised is there all the same: what failed after it is the checkpoint of the log."""
-    table.update_incremental()
-    found = [table.transaction_version(one.app_id) == one.version for one in moved]
-    return bool(found) and all(found)
-
-
-def _uncovered(name: str, rows: pa.Table, held: Mapping[str, int]) -> pa.Table:
-    """The rows beyond the offsets that the table holds."""
-    if not rows.num_rows or all(offset < 0 for offset in held.values()):
-        return rows
-    first = rows.group_by(["_topic_id", "_partition"]).aggregate([("_offset", "min")]).to_pylist()
-    if all(row["_offset_min"] > held.get(app_id(name, row["_topic_id"], row["_partition"]), -1) for row in first):
-        return rows
-    columns = (rows.column(key).to_pylist() for key in ("_topic_id", "_partition", "_offset"))
-    keep = [offset > held.get(app_id(name, topic, part), -1) for topic, part, offset in zip(*columns, strict=True)]
-    return rows if all(keep) else rows.filter(pa.array(keep))

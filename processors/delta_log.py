@@ -25,8 +25,8 @@ def transactions(table: Path, version: int) -> dict[str, int]:
     """
     start, found = _checkpoint(table / "_delta_log", version)
     for number in range(start, version + 1):
-        for line in commit_file(table, number).read_text("utf-8").splitlines():
-            if '"txn"' in line and (action := json.loads(line).get("txn")):
+        for line in commit_file(table, number).read_bytes().splitlines():
+            if b'"txn"' in line and (action := json.loads(line).get("txn")):
                 found[action["appId"]] = action["version"]
     return found
 
@@ -65,7 +65,7 @@ def actions(table: Path, version: int) -> list[dict[str, Any]]:
     Raises:
         ValueError: its entry is cut off.
     """
-    found = [json.loads(line) for line in commit_file(table, version).read_text("utf-8").splitlines()]
+    found = [json.loads(line) for line in commit_file(table, version).read_bytes().splitlines()]
     if not found:
         raise ValueError("the entry is empty")
     return found
@@ -73,7 +73,7 @@ def actions(table: Path, version: int) -> list[dict[str, Any]]:
 
 def committed_at(table: Path, version: int) -> int:
     """When a version was committed, in milliseconds since the epoch, by the clock of who did it."""
-    first = next(iter(commit_file(table, version).read_text("utf-8").splitlines()), "{}")
+    first = next(iter(commit_file(table, version).read_bytes().splitlines()), b"{}")
     return int(json.loads(first).get("commitInfo", {}).get("timestamp", 0))
 
 

@@ -3,7 +3,8 @@
 A caller's request crosses to the thread in an inbox and comes back as its future's result in the caller's loop. The
 thread serves one version of the weights at a time (engine_queue.py), drains before it changes them, and probes them
 before anything is sampled. Weights that fail their probe may be right and the engine wrong: so the engine is built
-anew, and if a fresh one disagrees as well the weights are refused, and it goes on with the version it had. When the
+anew, and if a fresh one disagrees as well the weights are refused, and it goes on with the version it had. Before that
+a mark is left for the version: the build may end the process, and the one that follows it is the fresh engine. When the
 engine breaks, nothing it answers can be trusted: by default the process ends at once with exit code DIED, so that what
 was in hand stays uncommitted and is done again after the restart.
 """
@@ -11,7 +12,6 @@ was in hand stays uncommitted and is done again after the restart.
 import asyncio
 import gc
 import logging
-import math
 import os
 import queue
 import sys
@@ -19,8 +19,9 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from processors.announced import WeightsElsewhere, check_bytes, check_place
+from processors.announced import check_bytes, check_place
 from processors.chat import Chat, resolve
 from processors.engine_core import Core, Sampled
 from processors.engine_queue import Turns
@@ -34,6 +35,7 @@ from processors.policy import (
     Reporter,
     Request,
     UnknownWeights,
+    refused_until,
 )
 from processors.probe import Disagrees, check, probe_ids
 from schemas.killpoints import passed
@@ -42,9 +44,6 @@ from schemas.settings import Settings
 
 DIED = 70
 """Exit code of a process whose engine broke (EX_SOFTWARE); the supervisor restarts it."""
-
-MISSING_S = 30.0
-"""A directory that is not there is looked for again after this long: a shared disk may show it late."""
 OF_CORE = ("running", "prompt_tokens", "cached_tokens", "steps", "occupied")
 
 log = logging.getLogger(__name__)
@@ -99,7 +98,10 @@ class VllmEngine:
         self._turns: Turns[Job] = Turns(settings.engine.switch_after_s)
         self._jobs: dict[str, Job] = {}
         self._loaded: Weights | None = None
+        self._held = ""  # the sha of what is in the engine, served or not
         self._refused: dict[str, tuple[ProbeFailed | UnknownWeights, float]] = {}
+        self._marks = Path(settings.factory.data) / "state" / "refused"
+        self._marked = {mark.name for mark in self._marks.glob("*")}
         self.trusted: set[str] = set()
         """shas whose files were looked at already."""
         self._restarts = 0
@@ -274,37 +276,56 @@ class VllmEngine:
             weights = self._known(sha)
             self._enter(weights)
         except (ProbeFailed, UnknownWeights) as error:
-            for_good = isinstance(error, ProbeFailed | WeightsElsewhere)
-            self._refused[sha] = (error, math.inf if for_good else time.monotonic() + MISSING_S)
-            if old is not None:
-                self._load(old)
+            self._refused[sha] = (error, refused_until(error))
+            self._put_back(old)
             log.error("%s", error)  # noqa: TRY400 - the sentence says it all
             self._status.add(errors=1)
             self._status.set(refused=str(error))
-            _deliver([(job, error) for job in self._turns.refuse(sha, old.sha256 if old else "")])
+            _deliver([(job, error) for job in self._turns.refuse(sha, self._loaded.sha256 if self._loaded else "")])
             return
         self._loaded = weights
         self._switches += 1
         self._status.set(version=weights.version)
 
+    def _put_back(self, old: Weights | None) -> None:
+        """Load again what was served, where the engine does not hold it any more."""
+        if old is None or self._held == old.sha256:
+            return
+        try:
+            self._load(old)
+        except Disagrees:
+            raise  # of weights that it served: the engine is at fault
+        except (ProbeFailed, UnknownWeights) as error:  # its directory has gone; the engine is as good as before
+            self._loaded = None
+            log.error("%s; nothing is served until another version is asked for", error)  # noqa: TRY400
+
     def _enter(self, weights: Weights) -> None:
         """Load weights that are in place and unchanged; where the log-probs disagree, once more in a fresh engine."""
-        if weights.sha256 not in self.trusted:
+        sha = weights.sha256
+        if sha not in self.trusted:
             check_place(self._settings, weights)
             check_bytes(weights)
-            self.trusted.add(weights.sha256)
+            self.trusted.add(sha)
         try:
             self._load(weights)
         except Disagrees as error:
+            if sha in self._marked:  # a fresh engine was built for it before, or this process is the fresh one
+                raise
             log.error("%s; a fresh engine tries once more", error)  # noqa: TRY400 - the sentence says it all
+            self._marks.mkdir(parents=True, exist_ok=True)
+            (self._marks / sha).write_text(f"{error}\n", "utf-8")
+            self._marked.add(sha)
             self._restart()
             self._load(weights)
+        if sha in self._marked:
+            (self._marks / sha).unlink(missing_ok=True)
+            self._marked.remove(sha)
 
     def _restart(self) -> None:
         """A fresh engine on this thread, with the policy's own weights; nothing runs in the old one."""
         self._status.set(waiting="a fresh engine: a probe failed")
         self._built.shutdown()
-        self._core = None
+        self._core, self._held = None, ""
         gc.collect()  # the old one's memory first: two do not fit on a GPU
         self._build()
         self._restarts += 1
@@ -312,7 +333,8 @@ class VllmEngine:
 
     def _load(self, weights: Weights) -> None:
         core = self._built
-        core.load(weights.path)
+        core.load(weights.path)  # where it refuses, nothing was touched
+        self._held = weights.sha256
         passed("engine:announcement")
         if ids := probe_ids(weights, core.max_len):
             core.add_score("probe", ids, weights.sha256)

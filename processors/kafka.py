@@ -220,16 +220,24 @@ def create_topics(settings: Settings) -> list[str]:
 
 
 def topic_ids(settings: Settings) -> dict[str, str]:
-    """The UUID of each of our topics that exists: a recreated topic starts again at offset 0 under another UUID."""
+    """The UUID of each of our topics that exists: a recreated topic starts again at offset 0 under another UUID.
+
+    Raises:
+        BrokerMissing: no broker answers, or it is busy with itself.
+    """
     names = {topic.name for topic in TOPICS}
-    with admin(settings) as client:
+    with admin(settings) as client, _reaching(settings):
         described = client.describe_topics(sorted(names & set(client.list_topics())))
     return {topic["name"]: str(topic["topic_id"]) for topic in described if not topic["error_code"]}
 
 
 def committed(settings: Settings, group: str) -> dict[tuple[str, int], int]:
-    """The group's committed offsets (next to read) by (topic, partition); partitions without one are left out."""
-    with admin(settings) as client:
+    """The group's committed offsets (next to read) by (topic, partition); partitions without one are left out.
+
+    Raises:
+        BrokerMissing: as `topic_ids`.
+    """
+    with admin(settings) as client, _reaching(settings):
         offsets = client.list_group_offsets(group).get(group, {})
     return {(at.topic, at.partition): value.offset for at, value in offsets.items() if value.offset >= 0}
 

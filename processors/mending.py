@@ -7,16 +7,23 @@ sink reads the same records again (or, where an embedded broker died with the ma
 again). What is set aside gets the ending `.damaged` and stays for whoever wants to look.
 """
 
+import shlex
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
-from processors.delta_log import actions, checkpoints, commit_file, commits
+from processors.delta_log import actions, checkpoints, commit_file, commits, committed_at
 
 RECENT = 20
-"""Commits at the end that may be set aside: what a power cut reaches. Damage before them was done by something else."""
+"""Commits at the end that may be set aside at least: what a power cut reaches.
+
+Damage before them, and before RECENT_MS, was done by something else.
+"""
+RECENT_MS = 300_000
+"""Those of so long before the newest may be set aside too: an idle system writes its files down within a minute."""
 
 
 def mend(table: Path) -> list[str]:
@@ -28,27 +35,62 @@ def mend(table: Path) -> list[str]:
     Raises:
         ValueError: something is damaged that was whole long ago; the text says what.
     """
-    said = _mend_checkpoints(table)
-    known = commits(table)
-    torn = [version for version in known[-RECENT:] if not _whole(table, version)]
-    if torn and torn[0] <= max(checkpoints(table), default=-1):
-        torn = []  # it is in a checkpoint; nobody reads this entry to open the table
-    said += _set_aside(table, torn[0], "its log entry is cut off") if torn else []
-    while lost := files_of(table, DeltaTable(str(table)))[1]:
-        added = [version for version in commits(table)[-RECENT:] if lost in _added(table, version)]
-        if not added:
-            raise ValueError(
-                f"{table / lost}: this file is cut off or gone, and it was written too long ago to be written again: "
-                "put it back from a copy, or start anew with another --data"
-            )
-        said += _set_aside(table, added[-1], f"its file {lost} is cut off or gone")
+    since = _recent(table)
+    said = _mend_checkpoints(table, since)
+    while damage := _damage(table, since):
+        said += _set_aside(table, *damage)
     return said
 
 
-def _mend_checkpoints(table: Path) -> list[str]:
+def _damage(table: Path, since: int) -> tuple[int, str] | None:
+    """The commit that must go next, and why; None = the table is whole."""
+    # Of what is in a checkpoint nobody reads the entries to open the table.
+    first = max([since, *(version + 1 for version in checkpoints(table))])
+    for version in range(first, max(commits(table), default=-1) + 1):
+        if not _whole(table, version):
+            return version, "its log entry is cut off or gone"
+    lost = files_of(table, _opened(table))[1]
+    if not lost:
+        return None
+    recent = (version for version in reversed(commits(table)) if version >= since and _whole(table, version))
+    if (added := next((version for version in recent if lost in _added(table, version)), None)) is None:
+        raise ValueError(
+            f"{table / lost}: this file is cut off or gone, and it was written too long ago to be written again: "
+            "put it back from a copy, or start anew with another --data"
+        )
+    return added, f"its file {lost} is cut off or gone"
+
+
+def _recent(table: Path) -> int:
+    """The first version that a power cut may have reached."""
+    first = newest = 0
+    for count, version in enumerate(reversed(commits(table))):
+        at = committed_at(table, version) if _whole(table, version) else newest
+        newest = max(newest, at)
+        if count >= RECENT and at < newest - RECENT_MS:
+            break
+        first = version
+    return first
+
+
+def _opened(table: Path) -> DeltaTable:
+    try:
+        return DeltaTable(str(table))
+    except DeltaError as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        command = f"factory compact {table.name} --data {shlex.quote(str(table.parent.parent))}"
+        raise ValueError(
+            f"table {table.name} cannot be read ({why}), and what is damaged was written too long ago to be written "
+            f"again: put {table} back from a copy (`{command}` says then whether it is whole), or start anew with "
+            "another --data"
+        ) from error
+
+
+def _mend_checkpoints(table: Path, since: int) -> list[str]:
     """Set aside checkpoints that cannot be read: the entries that they sum up are all there."""
     said = []
-    for version in checkpoints(table)[-2:]:
+    known = checkpoints(table)
+    for version in sorted({*known[-2:], *(version for version in known if version >= since)}):
         path = table / "_delta_log" / f"{version:020}.checkpoint.parquet"
         try:
             pq.read_metadata(path)
@@ -64,7 +106,7 @@ def _mend_checkpoints(table: Path) -> list[str]:
 def _whole(table: Path, version: int) -> bool:
     try:
         return bool(actions(table, version))
-    except ValueError:  # also what is not JSON or not UTF-8
+    except (ValueError, FileNotFoundError):  # also what is not JSON or not UTF-8
         return False
 
 
@@ -88,7 +130,8 @@ def _set_aside(table: Path, first: int, why: str) -> list[str]:
     """Go back to the version before `first`."""
     later = [version for version in commits(table) if version >= first]
     if first == 0:
-        raise ValueError(f"{table}: its first log entry is cut off: remove this folder, it never held a row")
+        held = "it never held a row" if later == [0] else "what its topic still has comes again"
+        raise ValueError(f"{table}: its first log entry is cut off: remove this folder, {held}")
     for version in reversed(later):
         for path in (commit_file(table, version), table / "_delta_log" / f"{version:020}.checkpoint.parquet"):
             if path.exists():

@@ -4,6 +4,8 @@ Search, sampler and evaluator know only these types. A request names the sha256 
 or an evaluation stays with the version it began with while training goes on; the engine queues by sha and switches.
 """
 
+import math
+import time
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
@@ -11,10 +13,12 @@ import msgspec
 
 from processors.chat import Chat, resolve
 from schemas.errors import Told
-from schemas.messages import Weights
+from schemas.messages import Filtered, Weights, content_id
 from schemas.settings import Settings
 
 Finish = Literal["stop", "length", "abort"]
+MISSING_S = 30.0
+"""A directory that is not there is looked for again after this long: a shared disk may show it late."""
 
 
 class EngineDied(RuntimeError):
@@ -111,7 +115,7 @@ class Engine(Protocol):
         """Sample one response. A prompt without room for a token gives no tokens and finish 'length'."""
 
     async def generate_many(self, requests: Sequence[Request]) -> list[Completion]:
-        """Sample responses together, in the requests' order; the first error ends all."""
+        """Sample responses together, in the requests' order; the first error, never a group, ends all."""
 
     async def score(self, token_ids: Sequence[int], sha: str) -> list[float]:
         """Log-probs (nats, temperature 1) of token_ids[1:], each given what precedes it; shape [len - 1]."""
@@ -144,13 +148,38 @@ async def ask_all(engine: Generator, requests: Sequence[Request], purpose: str) 
     try:
         completions = await engine.generate_many(requests)
     except ExceptionGroup as group:
-        error: Exception = group
-        while isinstance(error, ExceptionGroup):
-            error = error.exceptions[0]
-        raise error from group
+        raise first_error(group) from group
     if any(completion.finish == "abort" for completion in completions):
         raise Aborted(f"the engine gave up a request of {purpose}")
     return completions
+
+
+def first_error(group: ExceptionGroup[Exception]) -> Exception:
+    """The one error that stands for a group: the engine's death where it is among them, else the first."""
+    error: Exception = group.subgroup(EngineDied) or group
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def for_good(error: Exception) -> bool:
+    """Whether weights that were refused with this error stay refused; else their directory may still appear."""
+    from processors.announced import WeightsElsewhere  # which needs this module
+
+    return isinstance(error, ProbeFailed | WeightsElsewhere)
+
+
+def refused_until(error: Exception) -> float:
+    """The monotonic time (seconds) at which weights that were refused with this error are tried again; inf = never."""
+    return math.inf if for_good(error) else time.monotonic() + MISSING_S
+
+
+def refusal(stage: str, weights: Weights, error: Exception) -> Filtered:
+    """The row that says why a stage does not sample from a version."""
+    name, why = f"{weights.version}:{weights.sha256}", f"not sampled from: {error}"
+    return Filtered(
+        id=content_id(stage, name, why), stage=stage, input_topic="weights", input_id=name, why=why, time=time.time()
+    )
 
 
 def open_engine(settings: Settings, versions: Catalog, status: Reporter) -> Engine:

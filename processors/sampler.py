@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from processors.app import attach, stage_app
 from processors.chat import Chat, resolve
-from processors.policy import Completion, Engine, ProbeFailed, Request, UnknownWeights
+from processors.policy import Completion, Engine, ProbeFailed, Request, UnknownWeights, refusal
 from processors.status import Status
-from schemas.messages import Filtered, Message, Prompt, Rollout, RolloutGroup, Span, Weights, content_id
+from schemas.messages import Message, Prompt, Rollout, RolloutGroup, Span, Weights, content_id
 from schemas.settings import Settings
 from schemas.topics import BY_NAME
 
@@ -37,7 +37,7 @@ def build(settings: Settings, engine: Engine, versions: Catalog, status: Status)
             try:
                 group = await sample(prompt, weights, settings=settings, engine=engine, chat=chat)
             except (ProbeFailed, UnknownWeights) as error:  # the engine keeps serving the version before
-                refused[weights.sha256] = refusal(weights, error)
+                refused[weights.sha256] = refusal(STAGE, weights, error)
                 continue
             status.set(version=weights.version)
             news = [row for sha, row in refused.items() if sha not in told]
@@ -47,14 +47,6 @@ def build(settings: Settings, engine: Engine, versions: Catalog, status: Status)
 
     attach(app, BY_NAME["prompts"], handle, status, settings, limit=settings.sample.groups_in_flight)
     return app
-
-
-def refusal(weights: Weights, error: Exception) -> Filtered:
-    """The row that says why a version is not sampled from."""
-    name, why = f"{weights.version}:{weights.sha256}", f"not sampled from: {error}"
-    return Filtered(
-        id=content_id(STAGE, name, why), stage=STAGE, input_topic="weights", input_id=name, why=why, time=time.time()
-    )
 
 
 async def sample(prompt: Prompt, weights: Weights, *, settings: Settings, engine: Engine, chat: Chat) -> RolloutGroup:

@@ -16,11 +16,26 @@ from processors.policy import Generator, Request, ask_all
 from processors.sampling import Sampling
 from processors.steps import Speaker
 from processors.strategy import Answers, Ask, Batch, Check, Graded, Strategy
+from schemas import plugins
 from schemas.messages import Problem, Tree, Weights, content_id
 from schemas.settings import Settings
 
 STRATEGIES: Mapping[str, type[Strategy]] = {"mcts": Mcts, "sample": Sampling, "best_of_n": Sampling}
 """By settings.search.strategy."""
+
+
+def strategy(name: str) -> type[Strategy]:
+    """The search of this name, ours or installed.
+
+    Raises:
+        BadPlugin: it is not installed, cannot be imported, or is no Strategy.
+    """
+    if name in STRATEGIES:
+        return STRATEGIES[name]
+    made = plugins.load(plugins.STRATEGIES, name)
+    if not (isinstance(made, type) and issubclass(made, Strategy)):
+        raise plugins.BadPlugin(f"the search strategy {name!r} is no subclass of processors.strategy.Strategy")
+    return made
 
 
 class Grading(Protocol):
@@ -40,6 +55,7 @@ class Driver:
 
     def __init__(self, settings: Settings, engine: Generator, grader: Grading, chat: Speaker, *, context: int) -> None:
         self.settings, self.engine, self.grader, self.chat, self.context = settings, engine, grader, chat, context
+        self.strategy = strategy(settings.search.strategy)
 
     async def grow(self, problem: Problem, weights: Weights) -> tuple[Tree, Strategy]:
         """The tree of a problem, searched with these weights to the end, and the finished search.
@@ -65,9 +81,11 @@ class Driver:
         """The search over a problem, not yet run.
 
         Raises:
-            ValueError: the problem's prompt leaves no room for a step.
+            ValueError: the problem's prompt leaves no room for a step, or its grader is not installed here.
         """
-        return STRATEGIES[self.settings.search.strategy](
+        if why := plugins.unknown(plugins.GRADERS, problem.grader):
+            raise plugins.BadPlugin(f"problem {problem.id}: {why}")
+        return self.strategy(
             problem.question,
             self.chat,
             self.settings.search,

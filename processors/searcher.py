@@ -11,7 +11,7 @@ from processors.app import attach, stage_app
 from processors.chat import Chat, resolve
 from processors.grading import Grader
 from processors.kafka import BrokerMissing
-from processors.policy import Engine, ProbeFailed, UnknownWeights
+from processors.policy import Engine, ProbeFailed, UnknownWeights, for_good, refusal
 from processors.search_driver import Driver
 from processors.status import Status
 from schemas.messages import Message, Problem, Weights
@@ -39,20 +39,26 @@ def build(settings: Settings, engine: Engine, versions: Catalog, grader: Grader,
     app = stage_app(STAGE, settings)
 
     refused: set[str] = set()
+    told: set[str] = set()
 
     async def handle(problem: Problem, _source: object) -> list[Message]:
+        rows: dict[str, Message] = {}
         while True:
-            weights = await pinned(settings, versions, refused=refused)
+            weights = await pinned(settings, versions, refused=refused | rows.keys())
             try:
                 tree, search = await driver.grow(problem, weights)
                 break
-            except (ProbeFailed, UnknownWeights):
+            except (ProbeFailed, UnknownWeights) as error:
                 if weights.version == 0:
                     raise
-                refused.add(weights.sha256)  # the engine has said so: this and later trees have the version before
+                rows[weights.sha256] = refusal(STAGE, weights, error)  # this tree has the version before
+                if for_good(error):
+                    refused.add(weights.sha256)  # and so have later ones
         status.add(solved=int(tree.solved), cuts=search.cuts)  # the engine counts tokens
         status.set(version=weights.version)
-        return [tree]
+        news = [row for sha, row in rows.items() if sha not in told]
+        told.update(rows)
+        return [tree, *news]
 
     attach(app, BY_NAME["problems"], handle, status, settings, limit=settings.search.trees_in_flight)
     return app

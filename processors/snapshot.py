@@ -61,18 +61,20 @@ def connection(
     made = duckdb.connect(config=config)
     made.execute(f"SET allowed_paths = [{', '.join(quoted(path) for paths in files.values() for path in paths)}]")
     for name, paths in files.items():
-        if not paths:
+        if paths:
+            made.execute(view(name, paths, conditions.get(name, "")))
+        else:
             made.register(name, TABLES[name].empty_table())
-            continue
-        listed = ", ".join(map(quoted, paths))
-        made.execute(
-            f'CREATE VIEW "{name}" AS SELECT * FROM read_parquet([{listed}]) {conditions.get(name, "")}'  # noqa: S608
-        )
     made.execute(SUPERSEDED)
     made.execute(REPLACED)
     made.execute("SET enable_external_access = false")
     made.execute("SET lock_configuration = true")
     return made
+
+
+def view(name: str, paths: Sequence[str], condition: str = "") -> str:
+    """The statement that makes a table's view of its files."""
+    return f'CREATE VIEW "{name}" AS SELECT * FROM read_parquet([{", ".join(map(quoted, paths))}]) {condition}'  # noqa: S608
 
 
 def up_to(offsets: Mapping[str, int], time_ms: int) -> str:

@@ -17,6 +17,7 @@ from schemas.errors import Told
 
 SECRETS = ("broker.sasl_password", "broker.ssl_password")
 """The settings that name the place of a secret."""
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 HIDDEN = "(hidden)"
 _PLACE = re.compile(r"(env|file):(\S.*)")
 _TELLTALE = re.compile(r"(?i)password|passwd|secret|token$|api_?key|credential")
@@ -50,7 +51,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself; the texts hold no value."""
-        if problem := contradiction(self):
+        if problem := contradiction(self) or exposure(self):
             raise ValueError(problem)
 
 
@@ -74,6 +75,23 @@ def contradiction(access: Access) -> str:
         if getattr(access, name) and not access.ssl_certfile:
             return f"broker.{name} belongs to a certificate: set broker.ssl_certfile too"
     return ""
+
+
+def exposure(access: Access) -> str:
+    """Where the password would go over a network as it is: what to do; '' = nowhere."""
+    hosts = {host_port(address)[0] for address in access.bootstrap.split(",") if address}
+    if access.security_protocol == "SASL_PLAINTEXT" and access.sasl_mechanism == "PLAIN" and not hosts <= LOOPBACK:
+        return (
+            "broker.sasl_mechanism = PLAIN sends the password as it is, and SASL_PLAINTEXT does not encrypt it: set "
+            "broker.security_protocol = SASL_SSL, or a SCRAM mechanism"
+        )
+    return ""
+
+
+def host_port(address: str) -> tuple[str, str]:
+    """HOST:PORT in its parts; the brackets of an IPv6 address are left out."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[] "), port
 
 
 def is_place(text: str) -> bool:

@@ -71,6 +71,8 @@ def save(root: Path, state: State, tensors: Callable[[Path], None]) -> Path:
     """Write a checkpoint durably under a temporary name, rename it, keep the last two. Returns its directory.
 
     An error leaves the checkpoints as they were, and none of its own files: on a full disk they would be in the way.
+    What a killed process left half-written goes first. Rank 0 does all this, under the run's lock; the other ranks
+    write only into the directory that it has made for them.
 
     Args:
         root: where checkpoints lie.
@@ -83,7 +85,8 @@ def save(root: Path, state: State, tensors: Callable[[Path], None]) -> Path:
     state.saves += 1
     final = root / f"step-{state.step:07d}.{state.saves}"
     temporary = root / f".{final.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in root.glob(".step-*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         tensors(temporary)

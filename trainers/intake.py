@@ -6,7 +6,7 @@ The group `rl` has a committed offset for each partition: the lowest record whos
 """
 
 import time
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Container, Iterable, Sequence
 from typing import Any
 
 import duckdb
@@ -42,6 +42,7 @@ class Intake:
 
     def __init__(self, settings: Settings, datasets: Datasets, known: Iterable[str]) -> None:
         self.offered = set(known)
+        self._datasets = datasets
         self._table: DeltaTable = datasets.table(TOPIC)
         self._read: set[str] = set()
         self._looked = 0.0
@@ -70,6 +71,13 @@ class Intake:
         groups = _groups(fresh, self.offered) if fresh else []
         self.offered.update(group.id for group in groups)
         return groups
+
+    def planned(self, ids: Sequence[str]) -> list[RewardGroup]:
+        """The groups of a planned step, in its order; those that are no rows now are left out."""
+        listed = ", ".join(quoted(key) for key in ids)
+        found = {group.id: group for group in self._datasets.messages(RewardGroup, f"id IN ({listed})")}
+        self._table.update_incremental()  # so that `version` has them
+        return [found[key] for key in ids if key in found]
 
     def commit(self, consumed: Container[str]) -> None:
         """Commit, for each partition, the lowest offset whose group is not in `consumed` (or the position).
@@ -105,16 +113,3 @@ def _groups(files: list[str], offered: Collection[str]) -> list[RewardGroup]:
         ordered = f"{query} ORDER BY _time, _topic_id, _partition, _offset"
         batches = connection.sql(ordered).to_arrow_reader(256)
         return [from_row(row, RewardGroup) for batch in batches for row in batch.to_pylist()]
-
-
-def fetch(datasets: Datasets, ids: list[str]) -> list[RewardGroup]:
-    """The groups of a planned step, in its order.
-
-    Raises:
-        LookupError: when one is not in the table.
-    """
-    listed = ", ".join(quoted(key) for key in ids)
-    found = {group.id: group for group in datasets.messages(RewardGroup, f"id IN ({listed})")}
-    if missing := [key for key in ids if key not in found]:
-        raise LookupError(f"group {missing[0]} of an interrupted step is not in the table {TOPIC}")
-    return [found[key] for key in ids]

@@ -2,14 +2,16 @@
 
 Kept are the newest `keep` versions, the base, every hand-over, each trainer's newest, what a checkpoint began from, the
 version that rl.start_version names, every version that the evaluator has not done yet, and one that was the newest a
-short while ago: a tree or a rollout that began under it may be under way. Nothing else loads weights: rollouts carry
-their log-probs, and training goes on from checkpoints. A version that goes leaves a mark (processors/expired.py) and a
-row in `filtered`; its row in `weights` stays, so whatever names it still finds who it was.
+short while ago: a tree or a rollout that began under it may be under way. A version that an engine refused does not
+count as the newest of anything, for the one before is served on; itself it stays as long as that one. Nothing else
+loads weights: rollouts carry their log-probs, and training goes on from checkpoints. A version that goes leaves a mark
+(processors/expired.py) and a row in `filtered`; its row in `weights` stays, so whatever names it still finds who it
+was.
 """
 
-import itertools
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,10 +25,23 @@ from trainers import checkpoint
 
 STAGE = "weights"
 """Of the rows in `filtered`."""
-WAITING = """
-SELECT version, path FROM weights WHERE sha256 NOT IN (SELECT sha FROM evaluations WHERE source = 'all' AND policy = ?)
-  AND version || ':' || sha256 NOT IN (SELECT input_id FROM filtered WHERE stage = 'evaluate')
+EVALUATED = """
+WITH told AS (SELECT asked, version, sha, count(DISTINCT id) AS n FROM answers GROUP BY ALL),
+  latest AS (SELECT policy, arg_max(asked, time) AS asked FROM answers GROUP BY policy)
+SELECT DISTINCT e.policy, e.version, e.sha FROM evaluations e JOIN told USING (asked, version, sha)
+  JOIN latest USING (policy, asked) WHERE e.source = 'all' AND told.n >= e.problems
 """
+"""The versions with a row for 'all' and all its answers, as the evaluator has it (evaluator.done_before).
+
+What is asked now only the evaluator knows; here the newest that was told of the policy stands for it. So a version that
+was done may go in the moment between a change of problems or settings and the first evaluation that is made with them;
+the evaluator then gives it up, and says so.
+"""
+WAITING = f"""
+SELECT version, path, version || ':' || sha256 IN (SELECT input_id FROM filtered WHERE stage = 'evaluate') FROM weights
+WHERE (version, sha256) NOT IN (SELECT version, sha FROM ({EVALUATED}) WHERE policy = ?)
+"""  # noqa: S608 - our own text
+REFUSED = "SELECT input_id FROM filtered WHERE input_topic = 'weights' AND stage <> ?"
 
 
 def retire(settings: Settings, datasets: Datasets) -> list[Filtered]:
@@ -37,15 +52,18 @@ def retire(settings: Settings, datasets: Datasets) -> list[Filtered]:
         a crash).
     """
     rows = [row for row in datasets.messages(Weights) if row.policy == settings.policy.name]
-    for row in expendable(rows, settings, _needed(settings, datasets), time.time()):
-        _remove(Path(row.path), settings.weights.keep)
     with datasets.connect() as connection:
+        refused = {name for (name,) in connection.execute(REFUSED, [STAGE]).fetchall()}
         found = connection.execute("SELECT input_id FROM filtered WHERE stage = ?", [STAGE]).fetchall()
+    for row in expendable(rows, settings, _needed(settings, datasets), time.time(), refused):
+        _remove(Path(row.path), settings.weights.keep)
     told = {name for (name,) in found}
     return [_row(row, why) for row in rows if (why := expired(row.path)) and _name(row) not in told]
 
 
-def expendable(rows: Sequence[Weights], settings: Settings, needed: set[str], now: float) -> list[Weights]:
+def expendable(
+    rows: Sequence[Weights], settings: Settings, needed: set[str], now: float, refused: Container[str] = ()
+) -> list[Weights]:
     """The versions to remove, of all that were announced.
 
     Args:
@@ -53,25 +71,40 @@ def expendable(rows: Sequence[Weights], settings: Settings, needed: set[str], no
         settings: weights.keep, search.timeout_s, rl.start_version, factory.data.
         needed: paths of weights that must stay.
         now: seconds since the epoch.
+        refused: 'version:sha' of those that an engine does not serve.
     """
     ordered = sorted(rows, key=lambda row: row.version)
-    newest = {row.version for row in ordered[-settings.weights.keep :]}
-    newest |= {max(row.version for row in rows if row.trainer == who) for who in {row.trainer for row in rows}}
+    served = [row for row in ordered if _name(row) not in refused]
+    # From here on all stay, the refused among them too: another engine may serve what one has refused.
+    first = served[-settings.weights.keep :][0].version if served else 0
+    newest = {version for kept in (ordered, served) for version in {row.trainer: row.version for row in kept}.values()}
+    replaced = _replaced(ordered, served)
     home = Path(settings.factory.data).resolve() / "weights"
     # A tree that began while this version was the newest ends, or is published as it stands, by then.
     recent = now - 2 * settings.search.timeout_s
     return [
         row
-        for row, following in itertools.pairwise(ordered)
+        for row in ordered
         if row.trainer != "base"
         and not row.handover
+        and row.version < first
         and row.version not in newest
         and row.version != settings.rl.start_version
         and row.path not in needed
-        and following.time < recent
+        and replaced[row.version] < recent
         and Path(row.path).parent == home
         and Path(row.path, "config.json").exists()  # else it went before
     ]
+
+
+def _replaced(ordered: Sequence[Weights], served: Sequence[Weights]) -> dict[int, float]:
+    """By version, when the next one that is served was announced; inf = none is."""
+    there, after, found = {row.version for row in served}, math.inf, {}
+    for row in reversed(ordered):
+        found[row.version] = after
+        if row.version in there:
+            after = row.time
+    return found
 
 
 def _needed(settings: Settings, datasets: Datasets) -> set[str]:
@@ -89,7 +122,8 @@ def _needed(settings: Settings, datasets: Datasets) -> set[str]:
         return paths
     with datasets.connect() as connection:
         waiting = connection.execute(WAITING, [settings.policy.name]).fetchall()
-    return paths | {path for version, path in waiting if not asked or version in asked}
+    # Who names a version wants it tried again: the evaluator does not take it for given up.
+    return paths | {path for version, path, given_up in waiting if (version in asked if asked else not given_up)}
 
 
 def _remove(directory: Path, keep: int) -> None:

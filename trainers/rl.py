@@ -4,6 +4,7 @@ Begins from the version that SFT hands over. Every group ends in exactly one pla
 `filtered` row that says why (all rewards equal, too stale, aborted, malformed, overlong); see session.py for crashes.
 """
 
+import sys
 import threading
 import time
 from collections import deque
@@ -24,7 +25,8 @@ from schemas.messages import Filtered, RewardGroup, TrainingStep, Weights, conte
 from schemas.settings import Settings
 from trainers import groups as cohort
 from trainers import objectives
-from trainers.intake import Intake, fetch
+from trainers.intake import TOPIC, Intake
+from trainers.journal import Planned
 from trainers.learner import Learned, Learner
 from trainers.packing import Row
 from trainers.ranks import Ranks, joined
@@ -33,6 +35,8 @@ from trainers.session import Session
 SAVE_IDLE_S = 30.0
 """Filtered groups are checkpointed, and their offsets committed, at least this often."""
 LOOK_S = 0.5
+PATIENCE_S = 60.0
+"""A planned group that is no row for this long is named."""
 
 
 def run(settings: Settings, status: Status, stop: threading.Event | None = None) -> None:
@@ -102,6 +106,7 @@ class RlLearner(Learner):
         told = f"rl.groups = {section.groups} in {section.updates} update(s) of sample.group = {size} give {most} rows"
         self.check(most, told)
         self.objective = section.parts()
+        objectives.loss_of(self.objective)  # one that cannot be used is told before the model is loaded
         if self.objective.normaliser == "constant" and not self.objective.constant_length:
             length = settings.sample.max_tokens
             self.objective = msgspec.structs.replace(self.objective, constant_length=length)
@@ -156,6 +161,8 @@ class Rl:
         self.intake = Intake(session.settings, session.datasets, {*seen, *planned})
         self.waiting: deque[RewardGroup] = deque()
         self.unsaved, self.saved = 0, time.monotonic()
+        self.awaited: str = ""
+        self.missed = 0.0
 
     def loop(self) -> None:
         """Steps until stopped, or until rl.max_steps."""
@@ -177,7 +184,7 @@ class Rl:
     def next_groups(self) -> list[RewardGroup]:
         """The groups of the next step: those a crash interrupted first, then live ones; empty = too few yet."""
         if self.session.replay:
-            return fetch(self.session.datasets, self.session.replay.popleft().rows)
+            return self.planned(self.session.replay[0])
         for group in self.intake.poll(0 if len(self.waiting) >= self.settings.groups else 200):
             self.admit(group)
         # A group that waited through a publication may have become too stale.
@@ -188,6 +195,32 @@ class Rl:
         if len(self.waiting) < self.settings.groups:
             return []
         return [self.waiting.popleft() for _ in range(self.settings.groups)]
+
+    def planned(self, step: Planned) -> list[RewardGroup]:
+        """The groups of a step that a crash interrupted, once all are rows; empty = not yet.
+
+        The plan was on the disk before the step, its rows need not have been: a power cut may have taken them, and
+        then they come again from their topic (processors/mending.py).
+        """
+        session = self.session
+        groups = self.intake.planned(step.rows)
+        if len(groups) == len(step.rows):
+            session.replay.popleft()
+            session.status.set(waiting="")
+            self.awaited = ""
+            return groups
+        there = {group.id for group in groups}
+        missing = next(key for key in step.rows if key not in there)
+        if missing != self.awaited:
+            self.awaited, self.missed = missing, time.monotonic()
+            session.status.set(waiting=f"for the planned groups of step {step.step}")
+        elif self.missed and time.monotonic() - self.missed > PATIENCE_S:
+            self.missed = 0.0
+            said = f"for group {missing}, which step {step.step} was planned with and the table {TOPIC} has lost"
+            session.status.set(waiting=said)
+            print(f"factory: rl waits {said}; it goes on when the group is a row again", file=sys.stderr)
+        session.stop.wait(LOOK_S)
+        return []
 
     def admit(self, group: RewardGroup) -> None:
         """Keep a group for a step, or filter it with the reason."""

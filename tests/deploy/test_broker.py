@@ -121,8 +121,12 @@ def test_a_worker_without_a_broker_says_so_and_may_be_started_again_by_its_super
 
 def test_a_second_one_beside_it_is_refused_and_an_orphan_is_taken_over(make_settings, tmp_path):
     settings = make_settings()
-    with EmbeddedBroker(settings) as broker, pytest.raises(BrokerRuns, match=broker.address):
-        EmbeddedBroker(settings).start()
+    with EmbeddedBroker(settings) as broker:
+        second = EmbeddedBroker(settings)
+        with pytest.raises(BrokerRuns, match=broker.address):
+            second.start()
+        second.stop()
+        assert kafka.bootstrap(settings) == broker.address, "the announcement is still there"
     file = tmp_path / "settings.json"
     file.write_bytes(msgspec.json.encode(settings))
     code = (

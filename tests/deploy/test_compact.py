@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deploy import compact
+from deploy import compact, leftovers
 from deploy.leftovers import clear
 from processors import kafka
 from processors.dataset import Datasets, NoDatasets, app_id
@@ -22,6 +22,8 @@ from schemas.tables import TABLES
 from schemas.topics import BY_MESSAGE
 
 FACTORY = [sys.executable, "-m", "deploy.cli"]
+SHAS = ("done", "begun", "torn", "past", "young")
+"""Evaluated; not yet; without the answers that the row counts; with other problems than now; just now."""
 
 
 def problem(number, **other):
@@ -124,14 +126,81 @@ def kafka_offset(offset):
     return OffsetAndMetadata(offset, "", -1)
 
 
-def test_samples_go_when_their_evaluation_is_a_row(filled):
+def test_a_letter_that_is_no_row_yet_keeps_the_file_of_its_message(factory_settings, monkeypatch):
+    settings = factory_settings("broker.message_max_bytes=20000")
+    datasets = Datasets(Path(settings.factory.data) / "datasets")
+    datasets.create()
+    values = [packed(settings, problem(at, question=str(at) * 20_000)) for at in range(2)]
+    paths = [aged(folder(settings) / f"{msgspec.json.decode(value)['sha256']}.json.zst") for value in values]
+    letters = [
+        m.DeadLetter(id=value[-9:].hex(), stage="search", topic="problems", value=value, error="e") for value in values
+    ]
+
+    producer = kafka.producer(settings)
+    for topic, value in (("dead.letters", b"?"), ("dead.letters", encode(letters[0])), ("problems", values[1])):
+        producer.send(topic, value=value, partition=0).get(5)
+    producer.close()
+    asked = kafka.committed
+
+    def committed(*which):
+        """In the moment before it is asked, the stage ends its work on the second message."""
+        if which[1] == "search":
+            write(datasets, letters[1], 0)
+            consumer = kafka.consumer(settings, group="search")
+            consumer.assign([at := kafka.TopicPartition("problems", 0)])
+            consumer.commit({at: kafka_offset(1)})
+            consumer.close()
+        return asked(*which)
+
+    monkeypatch.setattr(kafka, "committed", committed)
+    identity = kafka.topic_ids(settings)["problems"]
+    write(datasets, problem(1, question="1" * 20_000), 0, identity)
+    assert clear(settings, datasets, 3600.0)["large"] == []
+    assert all(path.exists() for path in paths)
+
+
+def test_a_file_that_became_young_while_the_records_were_read_stays(filled, monkeypatch):
+    settings, datasets = filled
+    folder(settings).mkdir()
+    old, anew = (folder(settings) / f"{name}.json.zst" for name in ("old", "anew"))
+    for path in (old, anew):
+        path.touch()
+        aged(path)
+
+    def needed(*_):
+        anew.touch()  # its message is sent again
+        return iter(())
+
+    monkeypatch.setattr(leftovers, "_needed", needed)
+    assert clear(settings, datasets, 3600.0)["large"] == [old]
+    assert anew.exists()
+
+
+def test_samples_go_when_their_version_is_evaluated(filled):
     settings, datasets = filled
     answers = Path(settings.factory.data) / "answers"
     answers.mkdir()
-    done, begun, young = (answers / f"{sha}.jsonl" for sha in ("done", "begun", "young"))
-    for path in (done, begun, young):
+    done, begun, torn, past, _ = paths = [answers / f"{sha}.jsonl" for sha in SHAS]
+    for path in paths:
         path.write_text("{}\n")
-    for sha in ("done", "young"):
+    for at, sha in enumerate(sha for sha in SHAS if sha not in ("begun", "torn")):
+        told = m.Answers(
+            id=sha,
+            asked="before" if sha == "past" else "now",
+            policy="p",
+            version=1,
+            sha=sha,
+            trainer="rl",
+            problem=problem(0),
+            texts=["2"],
+            verdicts=["correct"],
+            tokens=[1],
+            backtracks=[0],
+            finishes=["stop"],
+            time=0.0 if sha == "past" else 1.0,
+        )
+        write(datasets, told, at)
+    for at, sha in enumerate(sha for sha in SHAS if sha != "begun"):
         numbers = dict.fromkeys(("pass_at_1", "low", "high", "tokens", "backtracks", "unparsable"), 0.0)
         row = m.Evaluation(
             id=sha,
@@ -140,12 +209,13 @@ def test_samples_go_when_their_evaluation_is_a_row(filled):
             sha=sha,
             trainer="rl",
             source="all",
+            asked="before" if sha == "past" else "now",
             problems=1,
             samples=1,
             greedy=False,
             **numbers,
         )
-        write(datasets, row, ("done", "young").index(sha))
-    aged(done)
-    aged(begun)
+        write(datasets, row, at)
+    for path in (done, begun, torn, past):
+        aged(path)
     assert clear(settings, datasets, 3600.0) == {"large": [], "answers": [done]}

@@ -144,6 +144,9 @@ def test_bytes_too_large_to_be_copied_come_from_the_row(settings):
         cut, id=place, partition=row["_partition"], value=b"", detail="1234 bytes, too large to be copied: read them"
     )
     assert dlq.original(settings, cut) == encode(large)
+    fed_again = m.content_id("verify", "traces", row["_partition"], 77, content_sha(encode(large)))
+    assert dlq.original(settings, msgspec.structs.replace(cut, id=fed_again, offset=77)) == encode(large)
+    assert dlq.original(settings, msgspec.structs.replace(cut, topic="no.such.topic")) is None
     assert dlq.original(settings, msgspec.structs.replace(cut, id="another")) is None
 
 

@@ -9,6 +9,7 @@ import pytest
 from deploy import ledger, replay, sql
 from deploy.broker import EmbeddedBroker
 from deploy.code_version import code_version
+from deploy.local import InUse, hold
 from deploy.reaching import a_broker
 from processors import kafka, linearizer, verifier
 from processors.dataset import Datasets
@@ -140,13 +141,38 @@ def test_beside_a_running_broker_and_to_a_topic_of_ones_own(settings, filled, ma
         ("linearize", "trees@x", "", "a version is a number"),
         ("linearize", "trees@99", "", "has no version 99"),
         ("linearize", "trees", "nothing = 3", "--where nothing = 3"),
+        (
+            "linearize",
+            "trees",
+            "(select count(*) from range(9000000000000) r(n) where n % 7 = 9) = 1",
+            "raise sql.timeout_s",
+        ),
+        (
+            "linearize",
+            "trees",
+            "(select max(cast(n || 'x' as int)) from range(9) r(n)) = 1",
+            "Could not convert string",
+        ),
         ("linearize", "trees", "1=1); drop table trees; select (1", "one query at a time"),
     ],
 )
-def test_what_cannot_be_replayed_is_said(settings, stage, table, where, sentence):
+def test_what_cannot_be_replayed_is_said(make_settings, stage, table, where, sentence):
+    settings = make_settings("sql.timeout_s=1")
     Datasets(Path(settings.factory.data) / "datasets").create()
     with pytest.raises(Exception, match=sentence.replace("(", r"\(")):
         again(settings, stage, table, where, run=False)
+
+
+def test_a_replay_waits_for_no_consumer_that_is_not_there(settings, filled, make_settings):
+    silent = make_settings("linearize.phrases=false", "broker.ahead=1")
+    with EmbeddedBroker(settings):
+        kafka.create_topics(settings)
+        assert again(silent, "linearize", "trees").counts["made"] > 1
+
+
+def test_no_second_broker_is_started_beside_a_factory_whose_own_is_away(settings, filled):
+    with hold(Path(settings.factory.data)), pytest.raises(InUse, match="try again in a moment"):
+        again(settings, "linearize", "trees")
 
 
 def test_a_replay_by_a_model_needs_an_engine_and_says_so(settings, make_settings):

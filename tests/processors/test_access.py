@@ -129,6 +129,10 @@ def test_a_broker_whose_certificate_nobody_vouches_for_is_refused(make_settings,
         ([*SASL[:4], f"broker.sasl_password={WORD}"], "env:NAME or file:PATH"),
         ([*SASL[:4], "broker.sasl_password=env:"], "env:NAME or file:PATH"),
         ([f"brokr.sasl_password={WORD}"], "did you mean 'broker'"),
+        (
+            [*SASL, "broker.security_protocol=SASL_PLAINTEXT", "broker.sasl_mechanism=PLAIN"],
+            "sends the password as it is",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_in_a_sentence(make_settings, flags, said) -> None:
@@ -147,10 +151,6 @@ def test_settings_that_contradict_each_other_are_refused_in_a_sentence(make_sett
         ([*SASL, "broker.ssl_cafile=/nowhere/ca.pem"], "ssl_cafile = /nowhere/ca.pem: cannot be used: No such file"),
         ([*SASL, "broker.ssl_certfile=/nowhere/me.pem"], "ssl_certfile = /nowhere/me.pem"),
         ([*SASL, f"broker.ssl_cafile={__file__}"], "cannot be used"),
-        (
-            [*SASL, "broker.security_protocol=SASL_PLAINTEXT", "broker.sasl_mechanism=PLAIN"],
-            "sends the password as it is",
-        ),
     ],
 )
 def test_an_access_that_cannot_work_stops_the_start(make_settings, word, flags, said) -> None:

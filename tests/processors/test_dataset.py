@@ -296,7 +296,10 @@ def values(annotation):
         return st.sampled_from(typing.get_args(annotation))
     if typing.get_origin(annotation) is list:
         return st.lists(values(typing.get_args(annotation)[0]), max_size=3)
-    hints = typing.get_type_hints(annotation)
+    if typing.get_origin(annotation) is typing.Annotated:
+        base, meta = typing.get_args(annotation)
+        return st.from_regex(meta.pattern) if meta.pattern else values(base)
+    hints = typing.get_type_hints(annotation, include_extras=True)
     return st.builds(annotation, **{name: values(hints[name]) for name in annotation.__struct_fields__})
 
 

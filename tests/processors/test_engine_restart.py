@@ -14,7 +14,7 @@ from engine_parts import Announced, Recorder, ask
 from msgspec.structs import replace
 from test_versions import weights
 
-from processors import engine_vllm, sampler
+from processors import engine_vllm, policy, sampler
 from processors.announced import WeightsElsewhere, check_place, weights_sha
 from processors.engine_core import Sampled
 from processors.engine_vllm import VllmEngine
@@ -29,8 +29,12 @@ class Core:
 
     built: list["Core"]
     broken: Callable[["Core"], bool]
+    room: int
 
     def __init__(self, *_: Any) -> None:
+        if len(type(self).built) >= type(self).room:
+            raise MemoryError("the old engine's memory was not given back")
+        self.loads: list[str] = []
         self.max_len, self.max_seqs, self.held, self.work = 64, 4, "", []
         self.prompt_tokens = self.cached_tokens = self.steps = 0
         self.occupied = 0.0
@@ -43,6 +47,9 @@ class Core:
 
     def load(self, path: str) -> None:
         assert not self.work, "weights change only while nothing runs"
+        if not Path(path, "model.safetensors").exists():
+            raise UnknownWeights(f"{path}: no weights there")
+        self.loads.append(path)
         self.held = path
 
     def value(self) -> float:
@@ -79,8 +86,9 @@ def version(folder: Path, number: int, value: float, *, told: float | None = Non
 def open_(make_settings, monkeypatch) -> Iterator[Callable[..., VllmEngine]]:
     made: list[VllmEngine] = []
 
-    def make(*rows: Weights, broken: Callable[[Core], bool] = lambda _: False) -> VllmEngine:
-        kind = type("Core", (Core,), {"built": [], "broken": staticmethod(broken)})
+    def make(*rows: Weights, broken: Callable[[Core], bool] = lambda _: False, room: int = 9) -> VllmEngine:
+        """A new process: `room` engines can be built in it."""
+        kind = type("Core", (Core,), {"built": [], "broken": staticmethod(broken), "room": room})
         monkeypatch.setattr(engine_vllm, "Core", kind)
         settings = make_settings("engine.switch_after_s=0.01")
         made.append(VllmEngine(settings, Announced(*rows), Recorder(), None, on_death=lambda _: None))
@@ -150,6 +158,53 @@ def test_what_changed_after_it_was_announced_is_refused_without_a_restart(open_,
         generate(engine, changed)
     assert generate(engine, good).version == 1
     assert len(type(engine._core).built) == 1
+    assert engine._core.loads == [good.path], "nothing was touched, so nothing was put back"
+
+
+def marks(engine: VllmEngine) -> list[str]:
+    return [path.name for path in engine._marks.glob("*")]
+
+
+def test_a_process_that_a_fresh_engine_ended_is_followed_by_one_that_refuses_without_another(open_, folder) -> None:
+    good, bad = version(folder, 1, -1.0), version(folder, 2, -3.0, told=-1.5)
+    engine = open_(good, bad, room=1)
+    generate(engine, good)
+    assert marks(engine) == []
+    with pytest.raises(EngineDied, match="memory was not given back"):
+        generate(engine, bad)
+    assert marks(engine) == [bad.sha256]
+    for _ in range(2):
+        engine = open_(good, bad, room=1)  # what the supervisor starts tries the newest first
+        with pytest.raises(ProbeFailed, match="v2"):
+            generate(engine, bad)
+        assert generate(engine, good).version == 1
+        assert marks(engine) == [bad.sha256]
+
+
+def test_the_mark_of_a_version_goes_when_it_passes(open_, folder) -> None:
+    good, new = version(folder, 1, -1.0), version(folder, 2, -3.0)
+    engine = open_(good, new, broken=lambda core: core.held == new.path, room=1)
+    with pytest.raises(EngineDied):
+        generate(engine, new)
+    engine = open_(good, new)
+    assert generate(engine, new).logprobs == [-3.0]
+    assert marks(engine) == []
+    engine = open_(good, new, broken=lambda core: core is type(core).built[0] and core.held == new.path)
+    assert generate(engine, new).logprobs == [-3.0]
+    assert (len(type(engine._core).built), marks(engine)) == (2, [])
+
+
+def test_where_the_old_version_has_gone_the_engine_lives_on_and_serves_others(open_, folder) -> None:
+    good, bad, next_ = version(folder, 1, -1.0), version(folder, 2, -3.0, told=-1.5), version(folder, 3, -2.0)
+    engine = open_(good, bad, next_)
+    generate(engine, good)
+    Path(good.path).rename(folder / "removed")
+    with pytest.raises(ProbeFailed, match="v2"):
+        generate(engine, bad)
+    assert engine.stats().version == -1
+    with pytest.raises(UnknownWeights):
+        generate(engine, good)
+    assert generate(engine, next_).logprobs == [-2.0]
 
 
 def test_weights_elsewhere_are_never_opened(open_, folder, tmp_path, make_settings) -> None:
@@ -175,7 +230,7 @@ def test_a_directory_that_is_gone_is_refused_for_a_while(open_, folder, monkeypa
     good, late = version(folder, 1, -1.0), version(folder, 2, -3.0)
     hidden = Path(late.path).rename(folder / "not-yet")
     engine = open_(good, late)
-    monkeypatch.setattr(engine_vllm, "MISSING_S", 0.3)
+    monkeypatch.setattr(policy, "MISSING_S", 0.3)
     with pytest.raises(UnknownWeights, match="deleted, or on another machine"):
         generate(engine, late)
     hidden.rename(late.path)

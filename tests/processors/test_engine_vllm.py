@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from dashboards import used
 from engine_parts import (
     PROMPT,
     VOCAB,
@@ -22,11 +23,12 @@ from engine_parts import (
     make_model,
     reference,
 )
+from prometheus_client import REGISTRY
 
 from processors.chat import STEP_END, Chat
 from processors.engine_vllm import DIED, VllmEngine
 from processors.policy import Completion, EngineDied, ProbeFailed, UnknownWeights
-from schemas.settings import EngineSection, PolicySection, Settings
+from schemas.settings import EngineSection, FactorySection, PolicySection, Settings
 
 pytestmark = pytest.mark.slow
 
@@ -36,6 +38,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
     folder = tmp_path_factory.mktemp("engine")
     a, b = make_model(folder / "a", seed=1), make_model(folder / "b", seed=2)
     settings = Settings(
+        factory=FactorySection(data=str(folder / "data")),
         policy=PolicySection(path=str(a), weights_dirs=[str(folder)]),
         engine=EngineSection(max_num_seqs=16, kv_cache_gb=0.05, switch_after_s=0.05),
     )
@@ -52,6 +55,18 @@ def worst(parts: SimpleNamespace, prompt: list[int], done: Completion, temperatu
     """The largest difference of the engine's log-probs to those of the version that the completion names."""
     theirs = logprobs_of(parts.models[done.sha], prompt + done.token_ids, temperature)[len(prompt) - 1 :]
     return max(abs(x - y) for x, y in zip(done.logprobs, theirs, strict=True))
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_vllms_own_metrics_are_served_with_the_processs(parts: SimpleNamespace) -> None:
+    def read() -> dict[str, float]:
+        return {one.name: one.value for family in REGISTRY.collect() for one in family.samples}
+
+    before = read()
+    done = await parts.engine.generate(ask(parts.a))
+    after = read()
+    assert {name for name in used() if name.startswith("vllm:")} <= set(after), "what the dashboards ask for is there"
+    assert after["vllm:generation_tokens_total"] - before["vllm:generation_tokens_total"] == len(done.token_ids) > 0
 
 
 @pytest.mark.asyncio(loop_scope="module")

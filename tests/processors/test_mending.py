@@ -1,7 +1,9 @@
 """What a power cut leaves of a table, and the way back: by itself at a start, or by the command that is named."""
 
+import json
 import os
 
+import pyarrow.parquet as pq
 import pytest
 from test_dataset import APP, problem, rows
 
@@ -111,10 +113,84 @@ def test_a_table_whose_creation_was_interrupted_is_created(tmp_path):
     assert made.append("problems", rows(problem(0)), {APP: 0}) == 1
 
 
+def more(made, count):
+    """Commits of now."""
+    for at in range(COMMITS, COMMITS + count):
+        made.append("problems", rows(problem(at), first=at), {APP: at})
+
+
+def aged(made, last):
+    """The commits up to `last` as if they were made ten minutes ago."""
+    for entry in sorted(log(made).glob("0*.json"))[: last + 1]:
+        first, *others = entry.read_text().splitlines()
+        action = json.loads(first)
+        action["commitInfo"]["timestamp"] -= 600_000
+        entry.write_text("\n".join([json.dumps(action), *others]) + "\n")
+
+
+def test_many_commits_of_the_last_minutes_may_be_set_aside(made, capsys):
+    more(made, 30)
+    lost = file_of(made, "p5")
+    cut(lost, 0.5)
+    Datasets(made.root).create()
+    assert f"back to version {COMMITS + 1}: its file {lost.name}" in capsys.readouterr().err
+    assert Datasets(made.root).ids("problems") == {f"p{at}" for at in range(COMMITS + 1)}
+
+
+def file_of(made, key):
+    files = made.root.glob("problems/*.parquet")
+    return next(file for file in files if key in pq.read_table(file).column("id").to_pylist())
+
+
+def test_a_torn_entry_that_a_checkpoint_holds_hides_no_later_damage(made, capsys):
+    more(made, 4)
+    made.table("problems").create_checkpoint()
+    cut(log(made) / f"{COMMITS + 1:020}.json", 0.5)  # nobody reads it any more
+    made.create()
+    assert capsys.readouterr().err == ""
+    made.append("problems", rows(problem(8), first=8), {APP: 8})
+    made.append("problems", rows(problem(9), first=9), {APP: 9})
+    lost = [file_of(made, "p8"), file_of(made, "p6")]
+    cut(newest(made), 0.5)
+    Datasets(made.root).create()
+    assert Datasets(made.root).offsets("problems") == {APP: 8}
+    lost[0].unlink()
+    Datasets(made.root).create()
+    assert Datasets(made.root).offsets("problems") == {APP: 7}
+    capsys.readouterr()
+    lost[1].unlink()
+    Datasets(made.root).create()
+    said = capsys.readouterr().err.splitlines()
+    assert f"its file {lost[1].name} is cut off or gone" in said[0]
+    assert f"back to version {COMMITS}: its log entry" in said[1], "without the checkpoint somebody reads it"
+    assert Datasets(made.root).offsets("problems") == {APP: COMMITS - 1}
+
+
+def test_an_entry_that_is_gone_takes_what_came_after_it_with_it(made):
+    (log(made) / f"{COMMITS - 1:020}.json").unlink()
+    Datasets(made.root).create()
+    assert Datasets(made.root).offsets("problems") == {APP: COMMITS - 3}
+
+
+def test_a_log_that_was_damaged_long_ago_is_told_with_the_command_that_looks_at_it_again(made):
+    more(made, 40)
+    aged(made, 15)
+    for path in (*log(made).glob("*.checkpoint.parquet"), log(made) / "_last_checkpoint"):
+        path.unlink()
+    torn = log(made) / f"{3:020}.json"
+    whole = torn.read_bytes()
+    cut(torn, 0.5)
+    with pytest.raises(Damaged, match=r"problems cannot be read .* copy \(`factory compact problems --data .*data`"):
+        Datasets(made.root).create()
+    torn.write_bytes(whole)
+    Datasets(made.root).create()
+    assert len(Datasets(made.root).ids("problems")) == COMMITS + 40
+
+
 def test_damage_that_no_power_cut_does_is_told_and_nothing_is_touched(made):
     lost = next(made.root.glob("problems/*.parquet"))
-    for at in range(COMMITS, COMMITS + 21):
-        made.append("problems", rows(problem(at), first=at), {APP: at})
+    more(made, 21)
+    aged(made, COMMITS)
     cut(lost, 0.5)
     entries = sorted(log(made).iterdir())
     with pytest.raises(Damaged, match=rf"{lost.name}: this file is cut off or gone, .* put it back from a copy"):
@@ -127,3 +203,14 @@ def test_a_table_that_a_sink_of_this_machine_writes_is_left_alone(made):
     with owned(made.root, "problems", wait_s=0.0):
         assert Datasets(made.root).mend("problems") == []
     assert Datasets(made.root).mend("problems")
+
+
+def test_saved_offsets_are_ahead_of_a_table_that_was_put_back_and_go(made):
+    saved = made.root.parent / "state" / "offsets.json"
+    saved.parent.mkdir()
+    saved.write_text("{}")
+    Datasets(made.root).create()
+    assert saved.exists(), "nothing was mended"
+    cut(newest(made), 0.5)
+    Datasets(made.root).create()
+    assert not saved.exists()

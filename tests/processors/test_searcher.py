@@ -1,12 +1,18 @@
 """The stage: which weights a tree is pinned to, how long it waits for them, and how long a state may grow."""
 
+from types import SimpleNamespace
+
 import msgspec
 import pytest
+from engine_parts import Recorder
 
+from processors import searcher
+from processors.announced import WeightsElsewhere
 from processors.chat import resolve
 from processors.kafka import BrokerMissing
+from processors.policy import ProbeFailed, UnknownWeights
 from processors.searcher import choose, context, pinned
-from schemas.messages import Weights
+from schemas.messages import Filtered, Weights
 
 BASE = Weights(policy="policy", version=0, parent=-1, path="", sha256="b", trainer="base")
 SFT = msgspec.structs.replace(BASE, version=2, parent=1, sha256="s", trainer="sft")
@@ -49,6 +55,63 @@ def test_what_the_engine_refused_is_not_chosen_again(make_settings):
     assert choose(latest, Announced(BASE, SFT, RL), {"r"}) == SFT
     assert choose(latest, Announced(BASE, SFT, RL), {"r", "s"}) == BASE
     assert choose(make_settings("search.policy=sft"), Announced(BASE, SFT, RL), {"s"}) == BASE
+
+
+class Driver:
+    """In the search's place: says which weights it was given, or raises what they are to raise."""
+
+    def __init__(self, *_, **__):
+        self.asked, self.errors = [], {}
+
+    async def grow(self, _problem, weights):
+        self.asked.append(weights.sha256)
+        if error := self.errors.get(weights.sha256):
+            raise error
+        return SimpleNamespace(solved=True, sha=weights.sha256), SimpleNamespace(cuts=0)
+
+
+class Reported(Recorder):
+    def add(self, **_):
+        pass
+
+
+@pytest.fixture
+def stage(make_settings, monkeypatch):
+    """A driver, and the stage's handler over it."""
+    driver, kept = Driver(), []
+    monkeypatch.setattr(searcher, "Driver", lambda *_, **__: driver)
+    monkeypatch.setattr(searcher, "attach", lambda _app, _topic, handler, *_, **__: kept.append(handler))
+    monkeypatch.setattr(searcher, "stage_app", lambda *_: None)
+    searcher.build(make_settings("search.policy=latest"), None, Announced(BASE, SFT, RL), None, Reported())
+    return driver, kept[0]
+
+
+@pytest.mark.parametrize("error", [ProbeFailed("other log-probs"), WeightsElsewhere("not ours")])
+async def test_what_is_refused_for_good_is_asked_for_once_and_told_in_one_row(stage, error):
+    driver, handle = stage
+    driver.errors["r"] = error
+    (tree, row), (second,) = [await handle(None, None) for _ in range(2)]
+    assert (tree.sha, second.sha, driver.asked) == ("s", "s", ["r", "s", "s"])
+    assert isinstance(row, Filtered)
+    assert (row.stage, row.input_topic, row.input_id) == ("search", "weights", "3:r")
+    assert row.why == f"not sampled from: {error}"
+
+
+async def test_weights_whose_directory_is_late_are_asked_for_again_with_the_next_tree(stage):
+    driver, handle = stage
+    driver.errors |= {"r": UnknownWeights("not there yet"), "s": ProbeFailed("other log-probs")}
+    tree, *rows = await handle(None, None)
+    assert tree.sha == "b"
+    assert sorted(row.input_id for row in rows) == ["2:s", "3:r"]
+    again = await handle(None, None)
+    assert [each.sha for each in again] == ["b"], "each version is told once"
+    del driver.errors["r"]
+    (late,) = await handle(None, None)
+    assert late.sha == "r"
+    assert driver.asked == ["r", "s", "b", "r", "b", "r"]
+    driver.errors |= {"r": UnknownWeights("gone"), "b": UnknownWeights("gone")}
+    with pytest.raises(UnknownWeights):
+        await handle(None, None)
 
 
 async def test_without_weights_a_search_waits_and_then_says_why(make_settings):

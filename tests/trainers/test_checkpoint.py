@@ -92,8 +92,10 @@ def test_a_crash_while_saving_leaves_the_one_before(llama, tmp_path, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             saved(tmp_path, state(step=2), policy, opt)
     assert checkpoint.found(tmp_path) == [good]
-    saved(tmp_path, state(step=2), policy, opt)  # what the crash left is not in the way
+    (tmp_path / "lock").touch()
+    saved(tmp_path, state(step=3), policy, opt)  # what the crash left is not in the way, and goes
     assert len(checkpoint.found(tmp_path)) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "step-0000001.1", "step-0000003.1"]
 
 
 def test_a_checkpoint_of_another_model_is_refused(llama, tmp_path) -> None:

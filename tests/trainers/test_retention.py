@@ -14,7 +14,7 @@ from processors.policy import UnknownWeights
 from processors.rows import Place, message_batch
 from schemas.codec import content_sha, encode
 from schemas.load import load
-from schemas.messages import Evaluation, Weights
+from schemas.messages import Answers, Evaluation, Filtered, Problem, Weights, content_id
 from schemas.tables import TABLES
 from schemas.topics import BY_MESSAGE
 from trainers import checkpoint
@@ -57,15 +57,34 @@ def run_of(settings):
     ]
 
 
-def evaluated(row):
+def answered(row, asked="a", at=0.0):
+    return Answers(
+        id=content_id("answers", asked, row.version, row.sha256, "p"),
+        asked=asked,
+        policy="policy",
+        version=row.version,
+        sha=row.sha256,
+        trainer=row.trainer,
+        problem=Problem(id="p", question="q", answer="1", source="s"),
+        texts=["1"],
+        verdicts=["correct"],
+        tokens=[1],
+        backtracks=[0],
+        finishes=["stop"],
+        time=at,
+    )
+
+
+def evaluated(row, asked="a"):
     numbers = dict.fromkeys(("pass_at_1", "low", "high", "tokens", "backtracks", "unparsable"), 0.0)
     return Evaluation(
-        id=row.sha256,
+        id=content_id(row.sha256, asked),
         policy="policy",
         version=row.version,
         sha=row.sha256,
         trainer=row.trainer,
         source="all",
+        asked=asked,
         problems=1,
         samples=1,
         greedy=False,
@@ -96,6 +115,7 @@ def test_only_versions_that_nobody_may_ask_for_go(made):
     settings = made("rl.start_version=3")
     rows = run_of(settings)
     table(settings, rows)
+    table(settings, [answered(row) for row in rows])
     datasets = table(settings, [evaluated(row) for row in rows if row.version != 4])
     begun = checkpoint.State(run="rl", trainer="rl", base=rows[5].path, version=6)
     checkpoint.save(Path(settings.factory.data) / "checkpoints" / "rl", begun, lambda _: None)
@@ -110,6 +130,80 @@ def test_only_versions_that_nobody_may_ask_for_go(made):
     assert retire(settings, datasets) == []
     table(settings, [evaluated(rows[4])])
     assert [row.input_id for row in retire(settings, datasets)] == ["4:sha4"]
+
+
+def refused(row, stage="sample"):
+    why = "not sampled from: the probe failed"
+    return Filtered(
+        id=content_id(stage, row.version),
+        stage=stage,
+        input_topic="weights",
+        input_id=f"{row.version}:{row.sha256}",
+        why=why,
+    )
+
+
+@pytest.mark.parametrize("stage", ["sample", "evaluate"])
+def test_the_version_that_is_served_because_the_newer_ones_were_refused_stays(made, stage):
+    settings = made('factory.stages=["sink","rl"]', "weights.keep=1")
+    rows = run_of(settings)
+    table(settings, [refused(rows[7], stage), refused(rows[8], stage)])
+    retire(settings, table(settings, rows))
+    assert there(rows) == [0, 2, 6, 7, 8]
+    rows.append(announced(settings, 9))
+    rows.append(announced(settings, 10))
+    retire(settings, table(settings, rows[9:]))
+    assert there(rows) == [0, 2, 10]
+
+
+def test_each_trainers_newest_that_is_served_stays(made):
+    settings = made("weights.keep=1")
+    rows = [announced(settings, version, "sft" if version < 4 else "rl") for version in range(1, 6)]
+    assert [row.version for row in expendable(rows, settings, set(), time.time(), {"3:sha3"})] == [1, 4]
+
+
+def test_when_every_version_was_refused_none_goes(made):
+    settings = made("weights.keep=1")
+    rows = run_of(settings)
+    assert expendable(rows, settings, set(), time.time(), {f"{row.version}:{row.sha256}" for row in rows}) == []
+
+
+def test_a_version_was_the_newest_until_the_next_that_is_served(made):
+    settings = made("weights.keep=1")
+    rows = run_of(settings)
+    just = rows[6].time + 2 * settings.search.timeout_s  # version 6 replaced version 4: nobody served version 5
+    assert [row.version for row in expendable(rows, settings, set(), just, {"5:sha5"})] == [1, 3]
+    assert [row.version for row in expendable(rows, settings, set(), just + 0.5, {"5:sha5"})] == [1, 3, 4, 5]
+
+
+def test_only_what_the_evaluator_takes_for_done_counts(made):
+    settings = made("weights.keep=1")
+    rows = run_of(settings)
+    table(settings, rows)
+    table(settings, [answered(row) for row in rows if row.version != 3])
+    datasets = table(settings, [evaluated(row) for row in rows])
+    retire(settings, datasets)
+    assert there(rows) == [0, 2, 3, 8], "3: the answers that its row counts are not there"
+    # Other problems are asked since: whoever was done is to be done again.
+    rows.append(announced(settings, 9))
+    table(settings, rows[9:])
+    table(settings, [answered(rows[9], "b", time.time())])
+    retire(settings, table(settings, [evaluated(rows[9], "b")]))
+    assert there(rows) == [0, 2, 3, 8, 9]
+    table(settings, [answered(rows[8], "b", time.time()), answered(rows[3], "b", time.time())])
+    retire(settings, table(settings, [evaluated(rows[8], "b"), evaluated(rows[3], "b")]))
+    assert there(rows) == [0, 2, 9]
+
+
+@pytest.mark.parametrize(("flags", "left"), [([], [0, 2, 8]), (["evaluate.versions=[4,5]"], [0, 2, 4, 8])])
+def test_a_version_that_was_given_up_waits_where_it_is_named(made, flags, left):
+    settings = made("weights.keep=1", *flags)
+    rows = run_of(settings)
+    table(settings, rows)
+    table(settings, [answered(row) for row in rows])
+    table(settings, [refused(rows[4], "evaluate")])
+    retire(settings, table(settings, [evaluated(row) for row in rows if row.version != 4]))
+    assert there(rows) == left
 
 
 def test_without_an_evaluator_none_waits_for_it(made):

@@ -1,5 +1,7 @@
 """RL on a real broker and real tables: every group ends in one place, and a crash trains no group twice."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from msgspec.structs import replace
@@ -14,6 +16,7 @@ from trainers import model as policy
 from trainers import rl
 from trainers import weights as published
 from trainers.intake import Intake
+from trainers.journal import Journal
 from trainers.session import Session
 
 FLAGS = (
@@ -159,6 +162,36 @@ def test_a_group_is_not_trained_on_before_it_is_a_row(make_factory, start) -> No
     factory.start()
     trainer.until(lambda: steps_of(factory))
     trainer.end()
+
+
+def test_a_planned_step_waits_for_groups_that_a_power_cut_took(make_factory, start, monkeypatch, capfd) -> None:
+    """The plan is on the disk; of the rewards that it names some are not, and no mended table has them."""
+    monkeypatch.setattr(rl, "PATIENCE_S", 1.0)
+    factory = make_factory(*FLAGS, "rl.max_steps=1")
+    factory.send(handover(factory))
+    groups = [group(i, version=5) for i in range(7)]
+    planned = [groups[6], groups[2], groups[4]]
+    with Journal(Path(factory.settings.factory.data) / "checkpoints" / "rl" / "plan.jsonl") as journal:
+        journal.append(1, [one.id for one in planned])
+    factory.table(*groups[:4])
+    trainer = start(rl.run, factory.settings, "rl")
+    trainer.until(lambda: trainer.status.read().get("waiting") == "for the planned groups of step 1")
+    trainer.end()  # it hears that it is to stop
+    assert steps_of(factory) == []
+
+    again = start(rl.run, factory.settings, "rl")
+    again.until(lambda: f"for group {planned[0].id}" in again.status.read().get("waiting", ""))
+    before = factory.datasets.table("rewards").version()
+    factory.table(*groups[4:])
+    again.until(lambda: steps_of(factory))
+    again.end()
+    (step,) = steps_of(factory)
+    assert step.rows == [one.id for one in planned]
+    assert step.table_version > before, "the version that has them all"
+    assert again.status.read()["waiting"] == ""
+    said = [line for line in capfd.readouterr().err.splitlines() if "rl waits for group" in line]
+    assert len(said) == 1
+    assert f"group {planned[0].id}, which step 1 was planned with and the table rewards has lost" in said[0]
 
 
 CRASHES = {
