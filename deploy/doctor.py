@@ -12,6 +12,7 @@ import psutil
 from deploy.placement import has_gpu, is_shared
 from processors import chat, kafka
 from processors.dataset import Datasets
+from schemas import plugins
 from schemas.settings import Settings
 from schemas.tables import TABLES
 
@@ -32,7 +33,7 @@ class Check(msgspec.Struct, frozen=True):
 def examine(settings: Settings) -> list[Check]:
     """All checks, in the order in which a newcomer would meet the problem."""
     here = [_python(), *_packages(), _engine(), _machine(settings), _disk(settings)]
-    return [*here, _policy(settings), _broker(settings), _tables(settings)]
+    return [*here, _policy(settings), _plugins(), _broker(settings), _tables(settings)]
 
 
 def _python() -> Check:
@@ -85,6 +86,13 @@ def _policy(settings: Settings) -> Check:
     except (ValueError, OSError) as error:
         return Check("policy", False, str(error).splitlines()[0], "set policy.path to 'tiny' or a model directory")
     return Check("policy", True, path)
+
+
+def _plugins() -> Check:
+    found = plugins.found()
+    wrong = [one.problem for one in found if one.problem]
+    names = ", ".join(f"{one.point.rpartition('.')[2]} {one.name} ({one.package})" for one in found)
+    return Check("plugins", not wrong, "; ".join(wrong) or names or "none", "`factory plugins` lists them")
 
 
 def _broker(settings: Settings) -> Check:

@@ -12,11 +12,12 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, get_args
+from typing import IO, Any
 
 import msgspec
 
 from processors.grading import Grader
+from schemas import plugins
 from schemas.errors import Told
 from schemas.messages import Grader as Kind
 from schemas.settings import Settings
@@ -124,8 +125,8 @@ def read(line: bytes) -> Pair:
         if not isinstance(row[key], str):
             raise NoPair(f"{key!r} is neither a text nor a number")
     kind = row.get("grader", "math")
-    if kind not in get_args(Kind):
-        raise NoPair(f"'grader' is one of {', '.join(get_args(Kind))}")
+    if why := plugins.unknown(plugins.GRADERS, str(kind)):
+        raise NoPair(why)
     metadata = row.get("metadata", "")
     return Pair(row["gold"], row["answer"], kind, metadata if isinstance(metadata, str) else _as_json(metadata))
 

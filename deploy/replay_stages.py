@@ -16,6 +16,7 @@ import msgspec
 
 from processors import linearizer, verifier
 from processors.grading import Grader
+from processors.rewriter import installed
 from schemas.codec import encode
 from schemas.load import BadSettings
 from schemas.messages import Example, Filtered, Message, Trace, Tree, content_id
@@ -76,6 +77,7 @@ def linearize(settings: Settings) -> Iterator[Today]:
     """
     if settings.linearize.rewriter == "model":
         raise BadSettings("a replay has no engine: set linearize.rewriter = 'template' for it")
+    words, runner = installed(settings), asyncio.Runner()
 
     def today(rows: Rows, connection: duckdb.DuckDBPyConnection) -> list[Change]:
         held = _held(connection, [row["id"] for row in rows])
@@ -85,13 +87,15 @@ def linearize(settings: Settings) -> Iterator[Today]:
             mine = [one for one in held if one.tree_id == row["id"]]
             try:
                 made = linearizer.traces(from_row(dict(row), Tree), row["_sha"], settings)
+                made = runner.run(linearizer.worded(made, words)) if words else made
             except ValueError as error:  # BadTree: its dead letter was written when it was new
                 found.append(Change("failed", row["id"], str(error)))
                 continue
             found += [one for one in differences(made, mine) if one.what != "filtered" or one.row_id not in said]
         return found
 
-    yield today
+    with runner:
+        yield today
 
 
 def differences(made: Sequence[Message], held: Sequence[Held]) -> list[Change]:

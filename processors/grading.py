@@ -2,7 +2,8 @@ r"""Whether a response is right, as one of five outcomes, however hostile the re
 
 A ladder, cheapest first: string equality, exact rationals (processors/answers.py), and for the 'math' grader our own
 rules and algebra (processors/grading_forms.py) and, where they do not decide, math-verify in processes that can be
-killed (processors/grading_pool.py); there, too, run those of reasoning-gym's scorers that are safe (gym_graders.py).
+killed (processors/grading_pool.py); there, too, run those of reasoning-gym's scorers that are safe (gym_graders.py) and
+the graders that packages add (docs/extending.md).
 The pool starts at its first use: most policies never pay for it. Outcomes are no bare bools: 'unparsable' (no readable
 answer), 'timeout' and 'rejected' (refused unread by a guard, or the grading process died on it) are told apart from
 'wrong'.
@@ -17,9 +18,10 @@ import msgspec
 from processors import countdown
 from processors.answers import answer_key, extract_answer, normal, rational, words
 from processors.grading_forms import compare
-from processors.grading_pool import Pool
+from processors.grading_pool import By, Pool
 from processors.grading_stated import stated
 from processors.gym_graders import may_score
+from schemas import plugins
 from schemas.messages import Grader as Kind
 from schemas.messages import Outcome, Problem
 from schemas.settings import Settings, VerifySection
@@ -77,9 +79,9 @@ def _ladder(problem: Problem, answer: str, max_chars: int) -> Outcome | None:
         return countdown.grade(problem.metadata, answer)
     if problem.grader == "text":
         return "correct" if words(answer) == words(problem.answer) != "" else "wrong"
-    if problem.grader == "gym":
-        return _by_scorer(problem, answer)
-    return _numbers(answer, problem.answer, units=problem.grader == "numeric")
+    if problem.grader in ("numeric", "math"):
+        return _numbers(answer, problem.answer, units=problem.grader == "numeric")
+    return _by_scorer(problem, answer) if problem.grader == "gym" else None
 
 
 def _by_scorer(problem: Problem, answer: str) -> Outcome | None:
@@ -104,8 +106,17 @@ def _numbers(answer: str, gold: str, *, units: bool) -> Outcome | None:
     return None if agrees is None else "correct" if agrees else "wrong"
 
 
-def _scored(problem: Problem) -> str:
-    return problem.metadata if problem.grader == "gym" else ""
+def _by(problem: Problem) -> By:
+    """Who judges where the ladder could not.
+
+    Raises:
+        BadPlugin: a grader that is not installed here.
+    """
+    if problem.grader in plugins.GRADERS.built_in:
+        return By("gym", problem.metadata) if problem.grader == "gym" else By()
+    if why := plugins.unknown(plugins.GRADERS, problem.grader):
+        raise plugins.BadPlugin(why)
+    return By(problem.grader, problem.metadata, problem.question)
 
 
 class Grader:
@@ -119,6 +130,7 @@ class Grader:
         """The verdict on one response.
 
         Raises:
+            BadPlugin, GraderFailed: a grader that a package adds is not installed here, or has a defect.
             GraderBroken: where the grading process cannot be started at all.
         """
         return await self.judge(problem, extract_answer(text))
@@ -140,7 +152,7 @@ class Grader:
         outcome = _ladder(problem, answer, self.settings.max_answer_chars)
         seconds = time.perf_counter() - start
         if outcome is None:
-            outcome, asked = await self.pool.ask(problem.answer, answer, _scored(problem))
+            outcome, asked = await self.pool.ask(problem.answer, answer, _by(problem))
             seconds += asked
         return self._verdict(outcome, answer, seconds)
 
@@ -150,7 +162,7 @@ class Grader:
         answer = extract_answer(text)
         outcome = _ladder(problem, answer, self.settings.max_answer_chars)
         if outcome is None:
-            outcome = self.pool.ask_sync(problem.answer, answer, _scored(problem))
+            outcome = self.pool.ask_sync(problem.answer, answer, _by(problem))
         return self._verdict(outcome, answer, time.perf_counter() - start)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Grading processes that can be killed: math-verify reached over JSON lines, started at the first question.
+"""Grading processes that can be killed: math-verify and others reached over JSON lines, started at the first question.
 
 A Worker is one subprocess (processors/grading_worker.py) that forks a child to grade and kills it past the deadline.
 Here is the second line: a worker that dies or goes silent is killed and replaced and its question asked again, so that
@@ -20,6 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_args
 
+import msgspec
+
+from schemas.errors import Told
 from schemas.messages import Outcome
 from schemas.settings import VerifySection
 
@@ -30,6 +33,23 @@ ATTEMPTS = 3
 STARTS = 5
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 REMEMBERED = 8192
+
+
+class By(msgspec.Struct, frozen=True):
+    """Who judges an answer, and what it needs for it beside the gold answer."""
+
+    judge: str = "math"
+    """'math': math-verify; 'gym': the reasoning-gym scorer that the metadata name; else an installed grader."""
+    metadata: str = ""
+    """The problem's. 'gym': gym_graders.Scored as JSON; the caller has checked its name."""
+    question: str = ""
+
+
+MATH = By()
+
+
+class GraderFailed(Told, RuntimeError):
+    """An installed grader cannot be used, or raised what only a defect of its own explains; the text says which."""
 
 
 class GraderBroken(RuntimeError):
@@ -61,17 +81,19 @@ class Worker:
         if self.process is None:
             self._start()
 
-    def ask(self, gold: str, answer: str, scored: str = "") -> Outcome:
-        """The outcome: of math-verify, or of the reasoning-gym scorer that `scored` names.
+    def ask(self, gold: str, answer: str, by: By = MATH) -> Outcome:
+        """The outcome.
 
         Raises:
+            GraderFailed: an installed grader cannot judge at all.
             WorkerDied: when the process ended or missed its own deadline by far; it is gone then.
             NotStarted: when it did not get as far as that.
         """
         process = self.process or self._start()
         self.asked += 1
-        request = json.dumps({"id": self.asked, "gold": gold, "answer": answer, "scored": scored}).encode() + b"\n"
-        limit = START_S if scored else 2 * self.settings.timeout_s + 10  # its first scored answer imports the library
+        fields = {"id": self.asked, "gold": gold, "answer": answer, **msgspec.structs.asdict(by)}
+        request = json.dumps(fields).encode() + b"\n"
+        limit = START_S if by != MATH else 2 * self.settings.timeout_s + 10  # another judge is imported at first
         assert process.stdin
         try:
             process.stdin.write(request)
@@ -80,6 +102,8 @@ class Worker:
         except (OSError, ValueError) as error:
             self.end()
             raise WorkerDied(str(error)) from error
+        if reply.get("id") == self.asked and "failed" in reply:
+            raise GraderFailed(f"the grader {by.judge!r} fails: {reply['failed']}; its package must be put right")
         outcome = next((known for known in OUTCOMES if known == reply.get("outcome")), None)
         if reply.get("id") != self.asked or outcome is None:
             self.end()
@@ -141,42 +165,43 @@ class Pool:
         for worker in self.workers:
             self.free.put(worker)
         self.executor = ThreadPoolExecutor(len(self.workers), "grading")
-        self.known: OrderedDict[tuple[str, str, str], Outcome] = OrderedDict()
+        self.known: OrderedDict[tuple[str, str, By], Outcome] = OrderedDict()
         self.lock = threading.Lock()
 
     def pids(self) -> list[int]:
         """The process ids of the running workers."""
         return [process.pid for worker in self.workers if (process := worker.process)]
 
-    async def ask(self, gold: str, answer: str, scored: str = "") -> tuple[Outcome, float]:
+    async def ask(self, gold: str, answer: str, by: By = MATH) -> tuple[Outcome, float]:
         """As `timed`, without blocking the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self.executor, self.timed, gold, answer, scored)
+        return await asyncio.get_running_loop().run_in_executor(self.executor, self.timed, gold, answer, by)
 
-    def ask_sync(self, gold: str, answer: str, scored: str = "") -> Outcome:
+    def ask_sync(self, gold: str, answer: str, by: By = MATH) -> Outcome:
         """The outcome; as `timed`."""
-        return self.timed(gold, answer, scored)[0]
+        return self.timed(gold, answer, by)[0]
 
-    def timed(self, gold: str, answer: str, scored: str = "") -> tuple[Outcome, float]:
+    def timed(self, gold: str, answer: str, by: By = MATH) -> tuple[Outcome, float]:
         """The outcome and the seconds it took, once a worker was free and ready.
 
         'rejected' for a question on which every worker died.
 
         Args:
-            gold: the gold answer, for math-verify.
+            gold: the gold answer.
             answer: the answer said.
-            scored: gym_graders.Scored as JSON where a reasoning-gym scorer judges; the caller has checked its name.
+            by: who judges.
 
         Raises:
+            GraderFailed: an installed grader cannot judge at all.
             GraderBroken: when no worker can be started.
         """
-        key = (gold, answer, scored)
+        key = (gold, answer, by)
         with self.lock:
             if key in self.known:
                 self.known.move_to_end(key)
                 return self.known[key], 0.0
         worker = self.free.get()
         try:
-            outcome, seconds = self._try(worker, gold, answer, scored)
+            outcome, seconds = self._try(worker, gold, answer, by)
         finally:
             self.free.put(worker)
         if outcome in ("correct", "wrong", "unparsable"):
@@ -186,13 +211,13 @@ class Pool:
                     self.known.popitem(last=False)
         return outcome, seconds
 
-    def _try(self, worker: Worker, gold: str, answer: str, scored: str) -> tuple[Outcome, float]:
+    def _try(self, worker: Worker, gold: str, answer: str, by: By) -> tuple[Outcome, float]:
         asked = started = 0
         while asked < ATTEMPTS:
             try:
                 worker.ready()
                 start = time.perf_counter()
-                return worker.ask(gold, answer, scored), time.perf_counter() - start
+                return worker.ask(gold, answer, by), time.perf_counter() - start
             except WorkerDied:
                 asked += 1
             except NotStarted as error:

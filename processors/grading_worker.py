@@ -3,7 +3,7 @@
 Run as a script by processors/grading_pool.py; requests and replies are JSON lines on stdin and stdout. This process
 imports math-verify once (seconds) and never grades: a forked child (milliseconds) does, under a memory limit. Past the
 deadline the child is killed and forked anew; the library's own signal-based timeouts are off. Nothing here imports the
-rest of the factory.
+rest of the factory. Other judges (reasoning-gym's scorers, graders that a package adds) are imported when first asked.
 """
 
 import argparse
@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable
 
 Judge = Callable[[dict[str, str]], str]
+FAILED = "failed: "
+"""Begins a reply that is no outcome but what is wrong with an installed grader."""
 
 
 def make_judge() -> Judge:
@@ -51,14 +53,38 @@ def make_scorer() -> Judge:
     import reasoning_gym
 
     def score(asked: dict[str, str]) -> str:
-        problem = json.loads(asked["scored"])
+        problem = json.loads(asked["metadata"])
         points = reasoning_gym.get_score_answer_fn(problem["generator"])(asked["answer"], problem["entry"])
         return "correct" if points >= 1 else "wrong"
 
     return score
 
 
-def child(judges: dict[bool, Judge], requests: int, replies: int, memory_mb: int, timeout_s: float) -> None:
+def make_installed(name: str) -> Judge:
+    """Question -> outcome by the grader that an installed package has under this name (docs/extending.md)."""
+    from importlib.metadata import entry_points
+
+    with contextlib.redirect_stdout(sys.stderr):  # stdout carries replies only
+        grade = next(iter(entry_points(group="astro_factory.graders", name=name))).load()
+
+    def judge(asked: dict[str, str]) -> str:
+        problem = {"question": asked["question"], "answer": asked["gold"], "metadata": asked["metadata"]}
+        try:
+            right = grade(asked["answer"], problem)
+        except (ValueError, ArithmeticError):  # Python's way to say that a text is no number, date, ...
+            return "unparsable"
+        except (MemoryError, RecursionError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a process edge: somebody else's code
+            return FAILED + " ".join(f"{type(error).__name__}: {error}"[:500].split())
+        if not isinstance(right, bool):
+            return f"{FAILED}it returned {type(right).__name__} where True or False is wanted"
+        return "correct" if right else "wrong"
+
+    return judge
+
+
+def child(judges: dict[str, Judge], requests: int, replies: int, memory_mb: int, timeout_s: float) -> None:
     """Answer requests until the pipe closes; an alarm with its default action ends a child whose parent is gone."""
     limit = memory_mb << 20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -70,7 +96,7 @@ def child(judges: dict[bool, Judge], requests: int, replies: int, memory_mb: int
             signal.setitimer(signal.ITIMER_REAL, timeout_s + 1)
             request = json.loads(line)
             try:
-                outcome = judges[bool(request["scored"])](request)
+                outcome = judges[request["judge"]](request)
             except (MemoryError, RecursionError):
                 outcome = "rejected"
             except Exception:  # noqa: BLE001 - a process edge: whatever a computer algebra system raises on hostile text
@@ -89,7 +115,7 @@ def _silence() -> None:
 class Child:
     """A forked grader and the two pipes to it."""
 
-    def __init__(self, judges: dict[bool, Judge], memory_mb: int, timeout_s: float) -> None:
+    def __init__(self, judges: dict[str, Judge], memory_mb: int, timeout_s: float) -> None:
         request_read, self.requests = os.pipe()
         self.replies, reply_write = os.pipe()
         self.timeout_s = timeout_s
@@ -129,16 +155,26 @@ class Child:
         os.close(self.replies)
 
 
+def _told(reply: str) -> dict[str, str]:
+    return {"failed": reply.removeprefix(FAILED)} if reply.startswith(FAILED) else {"outcome": reply}
+
+
 def serve(memory_mb: int, timeout_s: float) -> None:
     """Reply to each request line with one line, in order, until stdin closes; the first line says that it is ready."""
-    judges = {False: make_judge()}
+    judges = {"math": make_judge()}
     gc.collect()
     gc.freeze()
     grader: Child | None = None
     print(json.dumps({"ready": os.getpid()}), flush=True)
     for line in sys.stdin.buffer:
-        if True not in judges and json.loads(line)["scored"]:
-            judges[True] = make_scorer()
+        request = json.loads(line)
+        if (name := request["judge"]) not in judges:
+            try:
+                judges[name] = make_scorer() if name == "gym" else make_installed(name)
+            except Exception as error:  # noqa: BLE001 - a process edge: somebody else's package is imported
+                why = " ".join(f"{type(error).__name__}: {error}"[:500].split())
+                print(json.dumps({"id": request["id"], "failed": f"it cannot be imported ({why})"}), flush=True)
+                continue
             if grader:  # it was forked before the library was there
                 grader.end()
                 grader = None
@@ -152,7 +188,7 @@ def serve(memory_mb: int, timeout_s: float) -> None:
                 grader = None
             if outcome is not None:
                 break
-        print(json.dumps({"id": json.loads(line)["id"], "outcome": outcome or "rejected"}), flush=True)
+        print(json.dumps({"id": request["id"], **_told(outcome or "rejected")}), flush=True)
     if grader:
         grader.end()
 

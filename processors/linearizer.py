@@ -2,7 +2,7 @@
 
 A thin shell around the pure linearize.py (which nodes, in which order) and cloning.py (in which words). With
 linearize.rewriter = "model" the steps are then put in the base policy's words (rewriter.py), on the engine of the
-process that hosts this stage.
+process that hosts this stage; with another name, in those of a function that a package adds.
 """
 
 from random import Random
@@ -13,7 +13,7 @@ import msgspec
 from processors import cloning, linearize
 from processors.app import Source, attach, stage_app
 from processors.linearize import Walk
-from processors.rewriter import Rewriter
+from processors.rewriter import Words
 from processors.status import Status
 from schemas.messages import Filtered, Message, Trace, Tree, content_id
 from schemas.settings import Section, Settings
@@ -23,16 +23,13 @@ STAGE = "linearize"
 LIMIT = 4
 
 
-def build(settings: Settings, status: Status, rewriter: Rewriter | None = None) -> Any:  # noqa: ANN401 - a faust.App
-    """The Faust app of this stage, ready for app.run; `rewriter`: the model that words the steps, None = nobody."""
+def build(settings: Settings, status: Status, rewriter: Words | None = None) -> Any:  # noqa: ANN401 - a faust.App
+    """The Faust app of this stage, ready for app.run; `rewriter`: who words the steps, None = nobody."""
     app = stage_app(STAGE, settings)
 
     async def handle(tree: Tree, source: Source) -> list[Message]:
-        made = traces(tree, source.sha, settings)
+        made = await worded(traces(tree, source.sha, settings), rewriter)
         told = [message for message in made if isinstance(message, Trace)]
-        if rewriter is not None and told:
-            told = await rewriter.rewrite(told)
-            made = list(told)
         status.add(
             traces=len(told),
             rewrites=sum(trace.rewrites for trace in told),
@@ -60,6 +57,12 @@ def traces(tree: Tree, tree_sha: str, settings: Settings) -> list[Message]:
         return [_filtered(tree, votes=settings.linearize.vote_filter)]
     way = changed(settings.linearize)
     return [_trace(tree, tree_sha, index, walk, rng, settings, way) for index, walk in enumerate(walks)]
+
+
+async def worded(made: list[Message], rewriter: Words | None) -> list[Message]:
+    """What `traces` gave, its traces in the rewriter's words."""
+    told = [message for message in made if isinstance(message, Trace)]
+    return list(await rewriter.rewrite(told)) if rewriter is not None and told else made
 
 
 def changed(settings: Section) -> str:

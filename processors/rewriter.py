@@ -1,4 +1,4 @@
-"""The model as rewriter of ordinary steps: few-shot, on the same engine as the search, every rewrite checked.
+"""Rewriters of ordinary steps: the model, few-shot, on the search's engine, or an installed function; all are checked.
 
 Procedure cloning wants each step to read as a natural continuation of the text before it. Departures [ours]: a rewrite
 is conditioned on the template's text so far (its last linearize.rewrite_context characters), not on the rewritten one.
@@ -10,7 +10,9 @@ The weights are version 0, whatever was trained since: the words of a tree must 
 request's seed is of the tree, the place and the step, so that the same tree gives the same words on the same engine.
 """
 
-from collections.abc import Sequence
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +22,7 @@ from processors.chat import STEP_END, states_answer
 from processors.cloning import join, jump
 from processors.policy import Completion, Generator, Request, ask_all
 from processors.rewrite_check import failure
+from schemas import plugins
 from schemas.messages import Segment, Trace, content_id
 from schemas.settings import Settings
 
@@ -67,35 +70,27 @@ class Told(msgspec.Struct, frozen=True):
     why: str = ""
 
 
-class Rewriter:
-    """Rewrites the traces of a tree.
+class Words(ABC):
+    """Puts the traces of a tree into other words, place by place.
 
     Args:
         settings: linearize, factory.seed.
-        engine: shared with the other stages of this process.
-        chat: the policy's tokenizer and template.
-        weights: sha256 of version 0.
-        context: tokens that prompt and response may have together.
     """
 
-    def __init__(self, settings: Settings, engine: Generator, chat: Speaker, *, weights: str, context: int) -> None:
-        self.settings, self.engine, self.chat = settings, engine, chat
-        self.weights, self.context = weights, context
-        self.shots = msgspec.json.decode(Path(__file__).with_name("rewrite_shots.json").read_bytes(), type=list[Shot])
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    async def say(self, places: Mapping[Place, Trace]) -> dict[Place, Told]:
+        """What becomes of the step at each place; a trace that has the place comes with it."""
 
     async def rewrite(self, traces: Sequence[Trace]) -> list[Trace]:
-        """The traces of one tree in the model's words.
+        """The traces of one tree in other words.
 
         Raises:
-            Aborted: the engine gave a request up.
-            UnknownWeights, ProbeFailed, EngineDied: the engine's.
+            Exception: whatever `say` raises.
         """
-        places = {place: trace for trace in traces for place in self._places(trace).values()}
-        requests = {place: self._request(place, trace) for place, trace in places.items()}
-        asked = {place: request for place, request in requests.items() if request is not None}
-        completions = await ask_all(self.engine, list(asked.values()), "a rewrite")
-        told = {place: Told(place.step, "no room") for place in places}
-        told |= {place: _told(place, said) for place, said in zip(asked, completions, strict=True)}
+        told = await self.say({place: trace for trace in traces for place in self._places(trace).values()})
         return [self._retold(trace, told) for trace in traces]
 
     def _places(self, trace: Trace) -> dict[int, Place]:
@@ -106,6 +101,59 @@ class Rewriter:
                 so_far = tail(join(trace.segments[:at]), self.settings.linearize.rewrite_context)
                 places[at] = Place(trace.problem.question, so_far, segment.text)
         return places
+
+    def _retold(self, trace: Trace, told: dict[Place, Told]) -> Trace:
+        """The trace with its new words; a jump quotes the ancestor's step as it is told now."""
+        mine = {at: told[place] for at, place in self._places(trace).items()}
+        segments: list[Segment] = []
+        steps: dict[int, str] = {}
+        for at, segment in enumerate(trace.segments):
+            text = mine[at].text if at in mine else segment.text
+            if segment.kind == "jump":
+                text = jump(steps.get(segment.node, ""), phrases=trace.phrases)
+            elif segment.kind == "step":
+                steps[segment.node] = text
+            segments.append(Segment(kind=segment.kind, node=segment.node, text=text))
+        reasons = [one.why for one in mine.values() if one.why]
+        return msgspec.structs.replace(
+            trace,
+            segments=segments,
+            text=join(segments),
+            rewriter=self.settings.linearize.rewriter,
+            rewrites=len(mine),
+            fallbacks=len(reasons),
+            fallback_reasons=reasons,
+        )
+
+
+class Rewriter(Words):
+    """The policy as rewriter.
+
+    Args:
+        settings: linearize, factory.seed.
+        engine: shared with the other stages of this process.
+        chat: the policy's tokenizer and template.
+        weights: sha256 of version 0.
+        context: tokens that prompt and response may have together.
+    """
+
+    def __init__(self, settings: Settings, engine: Generator, chat: Speaker, *, weights: str, context: int) -> None:
+        super().__init__(settings)
+        self.engine, self.chat, self.weights, self.context = engine, chat, weights, context
+        self.shots = msgspec.json.decode(Path(__file__).with_name("rewrite_shots.json").read_bytes(), type=list[Shot])
+
+    async def say(self, places: Mapping[Place, Trace]) -> dict[Place, Told]:
+        """The model's words.
+
+        Raises:
+            Aborted: the engine gave a request up.
+            UnknownWeights, ProbeFailed, EngineDied: the engine's.
+        """
+        requests = {place: self._request(place, trace) for place, trace in places.items()}
+        asked = {place: request for place, request in requests.items() if request is not None}
+        completions = await ask_all(self.engine, list(asked.values()), "a rewrite")
+        told = {place: Told(place.step, "no room") for place in places}
+        return told | {place: _told(place, said) for place, said in zip(asked, completions, strict=True)}
 
     def _request(self, place: Place, trace: Trace) -> Request | None:
         """The request; fewer examples where they leave no room for the step, None where there is none without any."""
@@ -132,28 +180,36 @@ class Rewriter:
         turns.append({"role": "user", "content": asking(place.question, place.so_far, place.step)})
         return self.chat.conversation_ids(turns)
 
-    def _retold(self, trace: Trace, told: dict[Place, Told]) -> Trace:
-        """The trace with its new words; a jump quotes the ancestor's step as it is told now."""
-        mine = {at: told[place] for at, place in self._places(trace).items()}
-        segments: list[Segment] = []
-        steps: dict[int, str] = {}
-        for at, segment in enumerate(trace.segments):
-            text = mine[at].text if at in mine else segment.text
-            if segment.kind == "jump":
-                text = jump(steps.get(segment.node, ""), phrases=trace.phrases)
-            elif segment.kind == "step":
-                steps[segment.node] = text
-            segments.append(Segment(kind=segment.kind, node=segment.node, text=text))
-        reasons = [one.why for one in mine.values() if one.why]
-        return msgspec.structs.replace(
-            trace,
-            segments=segments,
-            text=join(segments),
-            rewriter="model",
-            rewrites=len(mine),
-            fallbacks=len(reasons),
-            fallback_reasons=reasons,
-        )
+
+class Installed(Words):
+    """A function that a package adds as rewriter (docs/extending.md): (question, solution so far, step) -> its words.
+
+    It is called in threads, for all places of a tree at once. What it raises makes a dead letter of the tree.
+
+    Raises:
+        BadPlugin: it is not installed or cannot be imported.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.function = plugins.load_function(plugins.REWRITERS, settings.linearize.rewriter)
+
+    async def say(self, places: Mapping[Place, Trace]) -> dict[Place, Told]:
+        """The function's words.
+
+        Raises:
+            BadPlugin: it gave no text.
+        """
+        calls = (asyncio.to_thread(self.function, place.question, place.so_far, place.step) for place in places)
+        said = await asyncio.gather(*calls)
+        if any(not isinstance(text, str) for text in said):
+            raise plugins.BadPlugin(f"the rewriter {self.settings.linearize.rewriter!r} gave something that is no text")
+        return {place: _checked(place, text.strip()) for place, text in zip(places, said, strict=True)}
+
+
+def installed(settings: Settings) -> Installed | None:
+    """The rewriter that a package adds, where the settings name one."""
+    return None if settings.linearize.rewriter in plugins.REWRITERS.built_in else Installed(settings)
 
 
 def asking(question: str, so_far: str, step: str) -> str:
@@ -174,6 +230,9 @@ def tail(text: str, length: int) -> str:
 
 
 def _told(place: Place, said: Completion) -> Told:
-    rewrite = said.text.strip()
-    why = failure(place.step, rewrite) if said.finish == "stop" else "unfinished"
+    return _checked(place, said.text.strip()) if said.finish == "stop" else Told(place.step, "unfinished")
+
+
+def _checked(place: Place, rewrite: str) -> Told:
+    why = failure(place.step, rewrite)
     return Told(place.step, why) if why else Told(rewrite)

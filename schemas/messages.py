@@ -12,7 +12,8 @@ import msgspec
 
 Outcome = Literal["correct", "wrong", "unparsable", "timeout", "rejected"]
 Arm = Literal["direct", "search", "best_of_n"]
-Grader = Literal["countdown", "numeric", "math", "text", "gym"]
+Grader = str
+"""countdown, numeric, math, text, gym, or one that a package adds (schemas/plugins.py)."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,7 +129,7 @@ class Trace(Message, frozen=True, kw_only=True):
     phrases: bool = True
     """Whether reflections, verdicts and returns are said in the fixed phrases."""
     rewriter: str = "template"
-    """'template' or 'model'."""
+    """template, model, or one that a package adds."""
     rewrites: int = 0
     """Steps that the model was to put in its own words."""
     fallbacks: int = 0

@@ -10,7 +10,6 @@ from typing import Literal
 
 import msgspec
 
-Preset = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "decoupled"]
 Surrogate = Literal["clip", "weight"]
 Level = Literal["token", "sequence"]
 Proximal = Literal["start", "behaviour"]
@@ -48,12 +47,14 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True):
     """The KL term's other policy: the sampler's, or the version that the run began from (held in memory)."""
     mask_overlong: bool = False
     """DAPO's overlong filter: a response cut off at the largest length counts in its group and is not trained on."""
+    loss: str = ""
+    """The installed objective that computes the loss from the tokens (docs/extending.md); '' = ours."""
 
 
 _SAMPLER = Objective(proximal="behaviour", tis_cap=0.0, clip_high=0.2)
 """The papers know one old policy, the sampler's, and no weight beside the ratio to it."""
 
-PRESETS: Mapping[Preset, Objective] = MappingProxyType(
+PRESETS: Mapping[str, Objective] = MappingProxyType(
     {
         # arXiv 2402.03300, with DAPO's clip and token mean, no KL, and AReaL's two ratios for stale tokens.
         "grpo": Objective(),
@@ -72,6 +73,11 @@ PRESETS: Mapping[Preset, Objective] = MappingProxyType(
         "decoupled": Objective(clip_high=0.2, tis_cap=5.0),
     }
 )
+
+
+def named(name: str) -> Objective:
+    """A preset, or with a name that is none the parts that an installed objective's loss is computed with."""
+    return PRESETS[name] if name in PRESETS else Objective(loss=name)
 
 
 def conflict(parts: Objective, chosen: Mapping[str, object]) -> str:

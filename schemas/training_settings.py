@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from schemas import objective as o
+from schemas import plugins
 from schemas.kinds import Count, NotNegative, Positive
 
 
@@ -70,8 +71,9 @@ class SftSection(TrainerSection, frozen=True, kw_only=True):
 class RlSection(TrainerSection, frozen=True, kw_only=True):
     """Online RL."""
 
-    objective: o.Preset = "grpo"
-    """A paper's objective (schemas/objective.py); each of its parts can be set below, None = the preset's."""
+    objective: str = "grpo"
+    """A paper's objective (schemas/objective.py), or one that a package adds (docs/extending.md); each of its parts can
+    be set below, None = the preset's (of an added one: grpo's)."""
     surrogate: o.Surrogate | None = None
     ratio: o.Level | None = None
     proximal: o.Proximal | None = None
@@ -104,7 +106,9 @@ class RlSection(TrainerSection, frozen=True, kw_only=True):
     """Begin from this published version; -1 = from the one that SFT hands over."""
 
     def __post_init__(self) -> None:
-        """Refuse parts of an objective that contradict each other."""
+        """Refuse an objective that is not there, and parts of one that contradict each other."""
+        if missing := plugins.unknown(plugins.OBJECTIVES, self.objective):
+            raise ValueError(f"rl.objective: {missing}")
         why = o.conflict(self.parts(), self._chosen())
         if not why and self.updates > self.groups:
             why = f"updates = {self.updates} needs at least as many groups, and groups = {self.groups}"
@@ -118,8 +122,8 @@ class RlSection(TrainerSection, frozen=True, kw_only=True):
 
     def parts(self) -> o.Objective:
         """The objective with every part decided."""
-        return msgspec.structs.replace(o.PRESETS[self.objective], **self._chosen())
+        return msgspec.structs.replace(o.named(self.objective), **self._chosen())
 
     def _chosen(self) -> dict[str, Any]:
-        found = {name: getattr(self, name) for name in o.Objective.__struct_fields__}
+        found = {name: getattr(self, name) for name in o.Objective.__struct_fields__ if name != "loss"}
         return {name: value for name, value in found.items() if value is not None}

@@ -163,10 +163,11 @@ def train(
         The loss and the summed statistics (see objectives.metrics), of all ranks.
     """
     total = objectives.normaliser([row.trained for row in wanted], parts)
+    loss = objectives.loss_of(parts)
     added: dict[str, float] = {"loss": 0.0}
     for batch in pack(wanted, settings.micro, settings.packing, rank=ranks.rank, world=ranks.world):
         here = batch.to(model.device)
-        part, sums = objectives.loss(_tokens(model, here, parts, settings, fixed), parts, total)
+        part, sums = loss(_tokens(model, here, parts, settings, fixed), parts, total)
         (part * ranks.world if ranks.world > 1 else part).backward()  # type: ignore[no-untyped-call]
         for name, value in {"loss": float(part.detach()), **sums}.items():
             added[name] = added.get(name, 0.0) + value

@@ -10,11 +10,12 @@ decoupled PPO, and where a preset departs from its paper. Every loss is a sum ov
 the whole step, so micro-batches of whole responses add up to the step exactly.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from schemas import plugins
 from schemas.objective import Baseline, Level, Normaliser, Objective
 
 Tensor = torch.Tensor
@@ -102,6 +103,15 @@ def loss(tokens: Tokens, parts: Objective, total: float) -> tuple[Tensor, Sums]:
     truncated = raw > parts.tis_cap if parts.tis_cap else torch.zeros_like(low)
     value = -normalised(each, tokens.sequence, parts.normaliser, total)
     return value, sums(tokens, importance, {"low": low, "high": high, "truncated": truncated})
+
+
+def loss_of(parts: Objective) -> Callable[[Tokens, Objective, float], tuple[Tensor, Sums]]:
+    """What computes the loss of these parts: `loss`, or an installed objective, which takes and gives what it does.
+
+    Raises:
+        BadPlugin: it is not installed or cannot be imported.
+    """
+    return plugins.load_function(plugins.OBJECTIVES, parts.loss) if parts.loss else loss
 
 
 def at_level(log_ratio: Tensor, sequence: Tensor, level: Level) -> Tensor:

@@ -9,10 +9,11 @@ import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 from processors.gym_graders import SCORED
 from producers.sources.items import BadSource, Item, as_number, make_problem
+from schemas import plugins
 from schemas.messages import Grader, content_id
 from schemas.tiny_problems import FAMILIES, is_held_out
 
@@ -47,8 +48,8 @@ class Gym:
         self.generator = generator
         self.name = str(own.pop("label", generator))
         self.wanted: Grader | None = own.pop("grader", None)
-        if self.wanted is not None and self.wanted not in get_args(Grader):
-            raise BadSource(f"problems.sources: {generator}: grader is one of {', '.join(get_args(Grader))}")
+        if self.wanted is not None and (why := plugins.unknown(plugins.GRADERS, self.wanted)):
+            raise BadSource(f"problems.sources: {generator}: {why}")
         self.params = own
         self.family = generator if own == FAMILIES.get(generator) else ""
         """The tiny policy's family of this very form, which reserves problems by their hash; '' = none."""

@@ -1,8 +1,9 @@
 """The problems kept for evaluation: the same ones in every process, on every machine, and never produced for training.
 
-Of a generator, a stream of its own under another seed (for the tiny policy's families only those problems that their
-hash reserves). Of a file its last rows, at most a tenth of them, unless settings.evaluate.file gives a file of its own.
-A problem overlaps with them by its id or by its text (text_key): whoever trains leaves it out and says why in a row.
+Of a generator or an installed source, what it gives for the purpose 'eval': a stream under another seed (for the tiny
+policy's families only those problems that their hash reserves). Of a file its last rows, at most a tenth of them,
+unless settings.evaluate.file gives a file of its own. A problem overlaps with them by its id or by its text (text_key):
+whoever trains leaves it out and says why in a row.
 """
 
 import itertools
@@ -132,17 +133,17 @@ def _opened(settings: Settings) -> list[Source]:
 
 def _of(source: Source, settings: Settings) -> list[Problem]:
     count = settings.evaluate.problems
-    return _of_generator(source, count) if isinstance(source, Gym) else _of_file(source, count)
+    return _of_file(source, count) if isinstance(source, Files) else _of_generator(source, count)
 
 
-def _of_generator(source: Gym, count: int) -> list[Problem]:
+def _of_generator(source: Source, count: int) -> list[Problem]:
     items: Iterator[Item] = itertools.islice(source.items(), TRIES * count)
-    if source.family:
+    if _family(source):
         items = (item for item in items if item.held_out)
     return list(itertools.islice(_unrepeated(items), count))
 
 
-def _of_file(source: Source, count: int) -> list[Problem]:
+def _of_file(source: Files, count: int) -> list[Problem]:
     """Its last problems, in their order. All of the file is read: its end is where evaluation and training part."""
     last: deque[Problem] = deque(maxlen=count)
     total = 0

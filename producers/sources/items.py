@@ -6,7 +6,7 @@ a restart goes on where it was and a test can read it bare.
 
 import json
 from collections.abc import Iterator
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -54,6 +54,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     """The entry's bytes, for a problem from a file."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where problems come from."""
 

@@ -7,11 +7,12 @@ that one's `metadata`.
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
 from producers.sources.items import BadKind, BadSource, as_number, as_text
+from schemas import plugins
 from schemas.messages import Grader
 
 GSM8K_MARK = "####"
@@ -25,7 +26,7 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     question: str = ""
     answer: str = ""
     grader: str = ""
-    """'numeric', 'math', 'text' or 'countdown'; empty = numeric for GSM8K answers, math otherwise."""
+    """numeric, math, text, countdown or one that a package adds; empty = numeric for GSM8K answers, math otherwise."""
     difficulty: str = ""
     metadata: str = ""
     """The field with the grader's JSON (countdown)."""
@@ -72,8 +73,8 @@ def fields(params: Mapping[str, Any], name: str) -> Fields:
         found = msgspec.convert(dict(params), Fields)
     except msgspec.ValidationError as error:
         raise BadSource(f"problems.sources: {name}: {error}") from error
-    if found.grader and found.grader not in get_args(Grader):
-        raise BadSource(f"problems.sources: {name}: grader is one of {', '.join(get_args(Grader))}")
+    if found.grader and (why := plugins.unknown(plugins.GRADERS, found.grader)):
+        raise BadSource(f"problems.sources: {name}: {why}")
     return found
 
 
@@ -94,12 +95,13 @@ def read(row: object, wanted: Fields) -> Mapped:
         answer = answer.rpartition(GSM8K_MARK)[2].strip().replace(",", "")
     if not answer:
         raise Unmapped("missing answer", f"no {wanted.answer or 'answer'} in it")
-    own = row.get("grader") if not wanted.grader and row.get("grader") in get_args(Grader) else None
+    own = row.get("grader") if not wanted.grader else None
+    own = own if isinstance(own, str) and not plugins.unknown(plugins.GRADERS, own) else None
     level = _first(row, [wanted.difficulty] if wanted.difficulty else _DIFFICULTIES)
     return Mapped(
         question=question,
         answer=answer,
-        grader=wanted.grader or own or ("numeric" if gsm8k else "math"),  # type: ignore[arg-type] # checked above
+        grader=wanted.grader or own or ("numeric" if gsm8k else "math"),
         difficulty=as_number(level),
         metadata=as_text(row.get(wanted.metadata or "metadata")) if wanted.metadata or own else "",
     )

@@ -7,6 +7,7 @@ from producers.sources.gym import Gym, Purpose
 from producers.sources.hub import hub_source
 from producers.sources.items import BadSource, Source
 from producers.sources.mapping import fields
+from schemas import plugins
 from schemas import settings as s
 from schemas.tiny_problems import FAMILIES
 
@@ -16,7 +17,7 @@ def configured(settings: s.Settings) -> list[s.Source]:
     return settings.problems.sources or [s.Source(name=name, params=dict(params)) for name, params in FAMILIES.items()]
 
 
-def open_source(source: s.Source, settings: s.Settings, purpose: Purpose = "train") -> Gym | Files:
+def open_source(source: s.Source, settings: s.Settings, purpose: Purpose = "train") -> Source:
     """One source.
 
     Raises:
@@ -24,10 +25,24 @@ def open_source(source: s.Source, settings: s.Settings, purpose: Purpose = "trai
     """
     if source.kind == "reasoning_gym":
         return Gym(source.name, source.params, settings.factory.seed, purpose)
+    if source.kind not in plugins.PROBLEM_SOURCES.built_in:
+        return _installed(source, settings, purpose)
     mapping = fields(source.params, source.name)
     if source.kind == "hub":
         return hub_source(source.name, mapping, settings.problems.max_bytes)
     return open_file(Path(source.name), settings, mapping.label, source)
+
+
+def _installed(source: s.Source, settings: s.Settings, purpose: Purpose) -> Source:
+    """A source that a package adds (docs/extending.md)."""
+    make = plugins.load_function(plugins.PROBLEM_SOURCES, source.kind)
+    try:
+        made = make(source.name, source.params, settings.factory.seed, purpose)
+    except (TypeError, ValueError, LookupError, OSError) as error:
+        raise BadSource(f"problems.sources: {source.kind} {source.name!r} cannot be opened: {error}") from error
+    if not isinstance(made, Source):
+        raise BadSource(f"problems.sources: {source.kind} gives no source: it needs `name` and a method `items(start)`")
+    return made
 
 
 def open_file(path: Path, settings: s.Settings, label: str = "", source: s.Source | None = None) -> Files:

@@ -39,7 +39,7 @@ def misbehave(asked: dict[str, str]) -> str:
 
 
 def line(answer: str, gold: str = "g") -> bytes:
-    return json.dumps({"id": 1, "gold": gold, "answer": answer, "scored": ""}).encode() + b"\n"
+    return json.dumps({"id": 1, "gold": gold, "answer": answer, "judge": "math"}).encode() + b"\n"
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def memory_mb():
 
 @pytest.mark.parametrize(("misdeed", "outcome"), MISDEEDS.items())
 def test_each_misdeed_has_its_outcome(misdeed, outcome, memory_mb, capfd):
-    child = Child({False: misbehave}, memory_mb, 0.5)
+    child = Child({"math": misbehave}, memory_mb, 0.5)
     try:
         assert child.ask(line("honest")) == "wrong"
         start = time.monotonic()
@@ -62,7 +62,7 @@ def test_each_misdeed_has_its_outcome(misdeed, outcome, memory_mb, capfd):
 
 
 def test_a_grader_whose_worker_is_gone_is_ended_by_its_alarm(memory_mb):
-    child = Child({False: misbehave}, memory_mb, 0.2)
+    child = Child({"math": misbehave}, memory_mb, 0.2)
     os.write(child.requests, line("loop"))
     os.close(child.requests)
     _, status = os.waitpid(child.pid, 0)
@@ -71,7 +71,7 @@ def test_a_grader_whose_worker_is_gone_is_ended_by_its_alarm(memory_mb):
 
 
 def test_a_question_longer_than_a_pipe_is_answered(memory_mb):
-    child = Child({False: misbehave}, memory_mb, 5.0)
+    child = Child({"math": misbehave}, memory_mb, 5.0)
     try:
         assert child.ask(line("\u221a" * 9_000)) == "wrong"
     finally:

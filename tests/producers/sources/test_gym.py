@@ -71,5 +71,5 @@ def test_what_cannot_be_opened_is_one_sentence():
         Gym("contdown", {}, 0)
     with pytest.raises(BadSource, match="refuses its params"):
         Gym("countdown", {"min_numberz": 4}, 0)
-    with pytest.raises(BadSource, match="grader is one of"):
+    with pytest.raises(BadSource, match="no grader 'x'; built in: countdown, numeric"):
         Gym("countdown", {"grader": "x"}, 0)
