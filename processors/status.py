@@ -3,18 +3,33 @@
 A status is an observation, never a record: nothing reads it to decide what is done (offsets and tables say that).
 """
 
+import bisect
 import contextlib
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from schemas.settings import Settings
 
 INTERVAL_S = 1.0
+SILENT_S = 30.0
+"""A process of another machine that has written nothing for this long has ended; clocks may differ by less."""
+BOUNDS_S = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+"""Of the counts of durations: from the cloning of a tree (milliseconds) to a search or an evaluation (minutes)."""
+
+
+class Durations(NamedTuple):
+    """How long units were in hand."""
+
+    counts: list[int]
+    """How many took at most each of BOUNDS_S and more than the bound before it; the last count is of longer ones."""
+    seconds: float
+    """Of all of them."""
 
 
 class Status:
@@ -22,17 +37,20 @@ class Status:
 
     Args:
         settings: factory.data holds the `status` folder.
-        stage: the stage's name; the file is data/status/<stage>-<pid>.json.
+        stage: the stage's name; the file is data/status/<stage>-<host>-<pid>.json: where machines or containers share a
+            data directory, each has processes of its own with the same numbers.
     """
 
     def __init__(self, settings: Settings, stage: str) -> None:
         self.stage = stage
-        self.path = Path(settings.factory.data) / "status" / f"{stage}-{os.getpid()}.json"
+        self.path = Path(settings.factory.data) / "status" / f"{stage}-{socket.gethostname()}-{os.getpid()}.json"
         self.started = time.time()
         self._lock = threading.Lock()
         self._counts: dict[str, int] = {"records": 0, "errors": 0, "tokens": 0}
         self._fields: dict[str, Any] = {}
         self._in_flight = 0
+        self._took = [0] * (len(BOUNDS_S) + 1)
+        self._seconds = 0.0
         self._progress = self.started
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -53,14 +71,23 @@ class Status:
     @property
     @contextlib.contextmanager
     def in_flight(self) -> Iterator[None]:
-        """`with status.in_flight:` counts one more unit in hand."""
+        """`with status.in_flight:` counts one more unit in hand, and afterwards how long it was."""
+        began = time.monotonic()
         with self._lock:
             self._in_flight += 1
         try:
             yield
         finally:
+            took = time.monotonic() - began
             with self._lock:
                 self._in_flight -= 1
+                self._took[bisect.bisect_left(BOUNDS_S, took)] += 1
+                self._seconds += took
+
+    def durations(self) -> Durations:
+        """How long the units that are done were in hand, those that failed too."""
+        with self._lock:
+            return Durations(list(self._took), self._seconds)
 
     def read(self) -> dict[str, Any]:
         """The status as it is written: stage, pid, times (s since the epoch), in_flight, counters, fields."""
@@ -71,6 +98,7 @@ class Status:
                 "in_flight": self._in_flight,
                 "stage": self.stage,
                 "pid": os.getpid(),
+                "host": socket.gethostname(),
                 "started": self.started,
                 "progress": self._progress,
                 "time": time.time(),
@@ -135,6 +163,13 @@ def _signalable(pid: int) -> bool:
     return True
 
 
+def _running(status: dict[str, Any]) -> bool:
+    """Whether the process that wrote a status runs: elsewhere (`host`), where it has written a moment ago."""
+    if status.get("host", here := socket.gethostname()) == here:
+        return alive(int(status["pid"]))
+    return time.time() - float(status["time"]) < SILENT_S
+
+
 def read_all(data: Path | str, *, clean: bool = True) -> list[dict[str, Any]]:
     """Every live process's status under a data directory, by stage and pid.
 
@@ -146,7 +181,7 @@ def read_all(data: Path | str, *, clean: bool = True) -> list[dict[str, Any]]:
     for path in sorted((Path(data) / "status").glob("*-*.json")):
         try:
             status = json.loads(path.read_text("utf-8"))
-            running = alive(int(status["pid"]))
+            running = _running(status)
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if running:

@@ -226,7 +226,7 @@ def test_a_broker_that_vanishes_ends_the_worker_with_one_sentence(request, make_
         workers = Workers(make_settings("broker.session_timeout_ms=2000", *flags), tmp_path)
         request.addfinalizer(workers.close)
         worker = workers.start("search", "verify", seconds=30.0)
-        until((tmp_path / "data" / "status" / f"search-{worker.pid}.json").exists)
+        until(lambda: list((tmp_path / "data" / "status").glob(f"search-*-{worker.pid}.json")))
         time.sleep(3)
         assert worker.poll() is None
         broker.process.kill()

@@ -1,5 +1,6 @@
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -48,10 +49,23 @@ def test_files_of_dead_processes_are_dropped(make_settings, tmp_path):
     folder = tmp_path / "data" / "status"
     folder.mkdir(parents=True)
     dead = folder / f"sft-{child.pid}.json"
-    dead.write_text(json.dumps({"pid": child.pid, "stage": "sft"}))
+    dead.write_text(json.dumps({"pid": child.pid, "stage": "sft", "host": socket.gethostname()}))
     (folder / "half-1.json").write_text("{")
     assert read_all(tmp_path / "data") == []
     assert not dead.exists()
+
+
+def test_a_process_elsewhere_runs_while_it_writes(make_settings, tmp_path):
+    """In containers that share a data directory every process may be number 1; nobody can ask whether it lives."""
+    with Status(make_settings(), "search") as mine:
+        row = mine.read() | {"host": "another", "progress": 0.0}
+        folder = mine.path.parent
+        (folder / f"search-another-{row['pid']}.json").write_text(json.dumps(row))
+        silent = folder / "verify-third-1.json"
+        silent.write_text(json.dumps(row | {"host": "third", "stage": "verify", "time": time.time() - 3600}))
+        found = [(each["stage"], each["host"]) for each in read_all(tmp_path / "data")]
+        assert sorted(found) == sorted([("search", "another"), ("search", socket.gethostname())])
+    assert not silent.exists()
 
 
 def test_a_failing_unit_leaves_nothing_in_flight(make_settings):

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 
-from processors import app as shell
 from processors.app import Source, attach, run, stage_app
 from processors.status import Status
 from schemas.messages import Filtered, content_id
@@ -87,7 +86,8 @@ async def beside(plan: Plan) -> None:
 def main() -> None:
     settings = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Settings)
     plan = msgspec.json.decode(sys.argv[2], type=Plan)
-    shell.GRACE_S = plan.grace
+    factory = msgspec.structs.replace(settings.factory, grace_s=plan.grace)
+    settings = msgspec.structs.replace(settings, factory=factory)
     apps = []
     with contextlib.ExitStack() as stack:
         for stage in plan.stages:

@@ -58,8 +58,9 @@ class Workers:
 
     def status(self, stage: str) -> dict:
         """What the newest worker of a stage says of itself."""
-        path = Path(self.settings.factory.data) / "status" / f"{stage}-{self.all[-1].pid}.json"
-        return msgspec.json.decode(path.read_bytes()) if path.exists() else {}
+        folder = Path(self.settings.factory.data) / "status"
+        found = list(folder.glob(f"{stage}-*-{self.all[-1].pid}.json"))
+        return msgspec.json.decode(found[0].read_bytes()) if found else {}
 
     def close(self) -> None:
         for worker in self.all:
