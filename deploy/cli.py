@@ -11,11 +11,14 @@ import typer
 
 from deploy import options as o
 from deploy.cli_ask import ask
+from deploy.cli_export import exports
 from deploy.cli_keep import keeps
+from deploy.cli_plugins import plugins
 from deploy.cli_replay import replays
 from deploy.cli_reproduce import reproduces
 from deploy.cli_run import runs
 from deploy.cli_studio import studio
+from deploy.cli_top import tops
 from schemas.errors import Told
 
 app = typer.Typer(
@@ -27,10 +30,13 @@ app = typer.Typer(
 )
 runs(app)
 ask(app)
+exports(app)
 keeps(app)
+plugins(app)
 replays(app)
 reproduces(app)
 studio(app)
+tops(app)
 
 
 @app.command("settings")

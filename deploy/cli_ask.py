@@ -21,9 +21,10 @@ def ask(app: typer.Typer) -> None:
     app.command("topics")(topics)
     app.command("doctor")(doctor)
     app.command("grade")(grade)
-    show = typer.Typer(help="Look at one tree or trace.", no_args_is_help=True)
+    show = typer.Typer(help="Look at one tree or trace, or follow a problem.", no_args_is_help=True)
     show.command("tree")(show_tree)
     show.command("trace")(show_trace)
+    show.command("problem")(show_problem)
     app.add_typer(show, name="show")
 
 
@@ -37,13 +38,22 @@ def sql(
     as_of: Annotated[
         str | None, typer.Option("--as-of", help="A time (2026-01-31T18:00, or 10m ago) or TABLE@VERSION,...")
     ] = None,
+    attach_script: Annotated[
+        bool, typer.Option("--attach-script", help="Print SQL that makes the tables' views in another DuckDB.")
+    ] = False,
 ) -> None:
     """Ask the datasets in SQL (DuckDB), all tables pinned to one snapshot (now, or as of then), while they grow."""
+    from deploy import attach
     from deploy import sql as asking
     from deploy.as_of import pinned
 
     settings = o.settings_from(file, set_, data)
     pin = pinned(asking.datasets(settings), as_of, datetime.now().astimezone()) if as_of else None
+    if attach_script:
+        if query is not None:
+            raise asking.BadQuery("--attach-script prints the tables' views: leave the query out")
+        print(attach.script(settings, pin))
+        return
     if query is None:
         asking.shell(settings, pin)
         return
@@ -165,6 +175,23 @@ def show_trace(
         print_json(trace)
     else:
         console().print(show.render_trace(trace))
+
+
+def show_problem(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="A problem's id, or its beginning.")],
+    file: o.SettingsFile = None,
+    set_: o.Set = None,
+    data: o.Data = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Follow one problem through every stage: what became of it, when, after how long, and what it waits for."""
+    from deploy import show
+
+    problem = show.follow(o.settings_from(file, set_, data), id_)
+    if as_json:
+        print_json(problem)
+    else:
+        console().print(show.render_problem(problem))
 
 
 def grade(

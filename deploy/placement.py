@@ -2,6 +2,8 @@
 
 import os
 
+import msgspec
+
 from deploy.process import Spec
 from deploy.stages import ENGINE_STAGES, LOOP_STAGES, STAGES, WORD_STAGES, generates
 from schemas.settings import Settings
@@ -41,4 +43,13 @@ def plan(settings: Settings) -> list[Spec]:
     wanted = set(settings.factory.stages or STAGES)
     hosts = [(name, tuple(s for s in stages if s in wanted), threads) for name, stages, threads in hosts]
     hosted = [Spec(name=n, stages=s, arguments=("host", *s), threads=t) for n, s, t in hosts if s]
-    return [spec for spec in (loops[0], *hosted, *loops[1:]) if wanted & set(spec.stages)]
+    specs = [spec for spec in (loops[0], *hosted, *loops[1:]) if wanted & set(spec.stages)]
+    if not settings.metrics.port:
+        return specs
+    return [_listening(spec, settings.metrics.port + at) for at, spec in enumerate(specs)]
+
+
+def _listening(spec: Spec, port: int) -> Spec:
+    """The process with a port of its own for its metrics."""
+    arguments = (*spec.arguments, "--set", f"metrics.port={port}")
+    return msgspec.structs.replace(spec, arguments=arguments)

@@ -11,19 +11,23 @@ from deploy.output import console
 from deploy.placement import is_shared, plan
 from deploy.stages import STAGES
 from processors import access, chat
+from schemas import plugins
 from schemas.access import shown
 from schemas.load import BadSettings, known
 from schemas.settings import Settings
 from schemas.topics import TOPICS
+
+LAST_PORT = 65_535
 
 
 def check(settings: Settings) -> None:
     """Refuse what could not work, before anything starts.
 
     Raises:
-        BadSettings, BadPolicy: naming the setting and what to do.
+        BadSettings, BadPolicy, BadPlugin: naming the setting and what to do.
     """
     access.check(settings)
+    _check_plugins(settings)
     chat.resolve(settings.policy.path)
     for stage in settings.factory.stages:
         known(stage, STAGES, f"factory.stages: {stage!r}")
@@ -34,8 +38,22 @@ def check(settings: Settings) -> None:
             raise BadSettings(f"problems.sources: {source.name}: no such file")
     if settings.evaluate.file and not Path(settings.evaluate.file).is_file():
         raise BadSettings(f"evaluate.file: {settings.evaluate.file}: no such file")
+    if settings.metrics.port + len(plan(settings)) > LAST_PORT + 1:
+        raise BadSettings(
+            f"metrics.port = {settings.metrics.port}: the processes take the ports after it, too: lower it"
+        )
     if settings.engine.url and not settings.engine.url.startswith(("http://", "https://")):
         raise BadSettings(f"engine.url = {settings.engine.url}: write it as http://HOST:PORT")
+
+
+def _check_plugins(settings: Settings) -> None:
+    """Import what is named and not ours (but an objective, which needs torch: RL does it before it loads the model)."""
+    plugins.check()
+    named = [(plugins.PROBLEM_SOURCES, source.kind) for source in settings.problems.sources]
+    named += [(plugins.STRATEGIES, settings.search.strategy), (plugins.REWRITERS, settings.linearize.rewriter)]
+    for point, name in named:
+        if name not in point.built_in:
+            plugins.load(point, name)
 
 
 def changed(settings: Settings) -> dict[str, Any]:

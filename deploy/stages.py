@@ -3,10 +3,12 @@
 A stage keeps its name as its consumer group wherever it runs, so moving it to another process keeps its offsets.
 """
 
+import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from processors import metrics
 from processors.status import Status
 from schemas.settings import Settings
 from schemas.topics import TOPICS
@@ -28,12 +30,8 @@ def generates(stage: str, settings: Settings) -> bool:
 
 def run_stage(stage: str, settings: Settings) -> None:
     """Run one blocking stage until it is done or told to stop (SIGTERM)."""
-    status = Status(settings, stage)
-    status.start()
-    try:
-        _main(stage)(settings, status)
-    finally:
-        status.stop()
+    with _observed([stage], settings) as statuses:
+        _main(stage)(settings, statuses[stage])
 
 
 def ranks(stage: str, settings: Settings) -> int:
@@ -75,27 +73,30 @@ def _main(stage: str) -> Callable[[Settings, Status], Any]:
 
 def host(stages: list[str], settings: Settings) -> None:
     """Run several Faust stages (and the evaluator) in one process until told to stop."""
-    if any(generates(stage, settings) for stage in stages):
-        _host_engine(stages, settings)
-    else:
-        _host_words(stages, settings)
+    with _observed(stages, settings) as statuses:
+        if any(generates(stage, settings) for stage in stages):
+            _host_engine(stages, settings, statuses)
+        else:
+            _host_words(stages, settings, statuses)
 
 
-def _statuses(stages: list[str], settings: Settings) -> dict[str, Status]:
-    statuses = {stage: Status(settings, stage) for stage in stages}
-    for status in statuses.values():
-        status.start()
-    return statuses
+@contextlib.contextmanager
+def _observed(stages: list[str], settings: Settings) -> Iterator[dict[str, Status]]:
+    """The status of each stage of this process, by its name, for people (status files) and for Prometheus."""
+    with contextlib.ExitStack() as stack:
+        statuses = {stage: stack.enter_context(Status(settings, stage)) for stage in stages}
+        stack.enter_context(metrics.serving(settings, list(statuses.values())))
+        yield statuses
 
 
-def _host_words(stages: list[str], settings: Settings) -> None:
+def _host_words(stages: list[str], settings: Settings, statuses: dict[str, Status]) -> None:
     from processors import app, linearizer, verifier
     from processors.grading import Grader
+    from processors.rewriter import installed
 
-    statuses = _statuses(stages, settings)
     apps = []
     if "linearize" in stages:
-        apps.append(linearizer.build(settings, statuses["linearize"]))
+        apps.append(linearizer.build(settings, statuses["linearize"], installed(settings)))
     grader = Grader(settings)
     if "verify" in stages:
         apps.append(verifier.build(settings, grader, statuses["verify"]))
@@ -105,14 +106,13 @@ def _host_words(stages: list[str], settings: Settings) -> None:
         grader.close()
 
 
-def _host_engine(stages: list[str], settings: Settings) -> None:
+def _host_engine(stages: list[str], settings: Settings, statuses: dict[str, Status]) -> None:
     from processors import app, linearizer, sampler, searcher, verifier
     from processors.grading import Grader
     from processors.policy import open_engine
     from processors.versions import Versions, ensure_base
     from trainers import evaluator
 
-    statuses = _statuses(stages, settings)
     versions = Versions(settings)
     base = ensure_base(settings, versions)
     engine = open_engine(settings, versions, next(iter(statuses.values())))
@@ -137,11 +137,12 @@ def _host_engine(stages: list[str], settings: Settings) -> None:
 
 
 def _rewriter(settings: Settings, engine: Any, weights: str) -> Any:  # noqa: ANN401 - torch-side types load late
-    """The model that words the steps of linearize, None where the template does."""
-    if settings.linearize.rewriter == "template":
-        return None
+    """Who words the steps of linearize: the model, a function that a package adds, or None (the template)."""
+    from processors.rewriter import Rewriter, installed
+
+    if settings.linearize.rewriter != "model":
+        return installed(settings)
     from processors.chat import Chat, resolve
-    from processors.rewriter import Rewriter
     from processors.searcher import context
 
     path = resolve(settings.policy.path)

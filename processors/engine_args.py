@@ -61,10 +61,11 @@ def cpu_dtype(path: str, dtype: str) -> str:
     return "float32" if small else "bfloat16"
 
 
-def engine_args(path: str, engine: EngineSection, seed: int, *, cuda: bool) -> dict[str, Any]:
+def engine_args(path: str, engine: EngineSection, seed: int, *, cuda: bool, statistics: bool = False) -> dict[str, Any]:
     """Keyword arguments of vllm.EngineArgs; engine.args wins over everything but the log-probs' mode.
 
     Processed log-probs are those of the distribution that was sampled from: the importance ratio needs just these.
+    Statistics are vLLM's own metrics, which it gives to Prometheus' registry of the process.
     """
     length = max_model_len(path, engine, cuda=cuda)
     args: dict[str, Any] = {
@@ -75,7 +76,7 @@ def engine_args(path: str, engine: EngineSection, seed: int, *, cuda: bool) -> d
         "max_model_len": length,
         "max_num_seqs": engine.max_num_seqs,
         "enable_prefix_caching": True,
-        "disable_log_stats": True,
+        "disable_log_stats": not statistics,
         "use_tqdm_on_load": False,
     }
     if not cuda:

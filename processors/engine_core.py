@@ -42,7 +42,8 @@ class Core:
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        args = engine_args(path, settings.engine, settings.factory.seed, cuda=cuda)
+        statistics = settings.metrics.serve
+        args = engine_args(path, settings.engine, settings.factory.seed, cuda=cuda, statistics=statistics)
         self.max_len = int(args["max_model_len"])
         self.max_seqs = int(args["max_num_seqs"])
         self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**args))

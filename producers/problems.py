@@ -205,9 +205,10 @@ def _publish(settings: Settings, status: Status, stop: threading.Event) -> Seen:
             stop.wait(PAUSE_S)
             continue
         status.set(waiting="")
-        batch, ended = take(stream, judge, room, stop)
-        passed("produce:working")
-        publisher.publish(batch)
+        with status.in_flight:
+            batch, ended = take(stream, judge, room, stop)
+            passed("produce:working")
+            publisher.publish(batch)
         passed("produce:output")
         pace.sent(sum(isinstance(message, Problem) for message in batch))
         _count(status, batch, judge)

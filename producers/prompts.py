@@ -250,7 +250,8 @@ def _publish(settings: Settings, status: Status, stop: threading.Event, datasets
         prompts = list(rota.take(room))
         admission.admitted({prompt.id for prompt in prompts})
         passed("prompts:working")
-        _send(client, [(prompt, at % partitions) for at, prompt in enumerate(prompts, turn)])
+        with status.in_flight:
+            _send(client, [(prompt, at % partitions) for at, prompt in enumerate(prompts, turn)])
         passed("prompts:output")
         turn += len(prompts)
         pace.sent(len(prompts))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from schemas import plugins
 from schemas.access import Access
 from schemas.kinds import Count, NotNegative, Positive
 from schemas.training_settings import RlSection, SftSection
@@ -14,6 +15,12 @@ from schemas.training_settings import RlSection, SftSection
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all sections; unknown keys are refused."""
+
+
+def _named(point: plugins.Point, setting: str, name: str) -> None:
+    """Refuse the name of a part that is neither ours nor installed."""
+    if why := plugins.unknown(point, name):
+        raise ValueError(f"{setting}: {why}")
 
 
 class FactorySection(Section, frozen=True, kw_only=True):
@@ -28,6 +35,8 @@ class FactorySection(Section, frozen=True, kw_only=True):
     """What `factory up` starts; empty = every stage."""
     restart_limit: Count = 5
     """A process that dies this often without progress stops the factory."""
+    grace_s: Positive = 45.0
+    """After SIGTERM a stage's messages in hand may take this long; later ones are left uncommitted and come again."""
 
 
 class BrokerSection(Access, frozen=True, kw_only=True):
@@ -96,13 +105,20 @@ class EngineSection(Section, frozen=True, kw_only=True):
 class Source(Section, frozen=True, kw_only=True):
     """Where problems come from."""
 
-    kind: Literal["reasoning_gym", "file", "hub"] = "reasoning_gym"
+    kind: str = "reasoning_gym"
+    """reasoning_gym, file, hub, or one that a package adds (docs/extending.md)."""
     name: str
     """A generator's name, a JSONL/Parquet path, or a hub dataset name."""
     weight: Positive = 1.0
     """Share of the stream, relative to the other sources."""
     params: dict[str, Any] = {}
     """Generator parameters, or for files: question, answer, grader (field mapping), split."""
+    license: str = ""
+    """Of its problems, for the cards of exports (an SPDX name, as `MIT`)."""
+
+    def __post_init__(self) -> None:
+        """Refuse a kind that is not there."""
+        _named(plugins.PROBLEM_SOURCES, "problems.sources: kind", self.kind)
 
 
 class ProblemsSection(Section, frozen=True, kw_only=True):
@@ -122,8 +138,9 @@ class SearchSection(Section, frozen=True, kw_only=True):
     """MCTS and the strategies it is compared with (docs/architecture.md names what is the paper's)."""
 
     policy: Literal["base", "sft", "latest"] = "base"
-    strategy: Literal["mcts", "best_of_n", "sample"] = "mcts"
-    """'best_of_n' and 'sample' draw whole solutions from the prompt: one example of the best, or all as one tree."""
+    strategy: str = "mcts"
+    """mcts; best_of_n and sample draw whole solutions from the prompt (one example of the best, or all as one tree); or
+    one that a package adds (docs/extending.md)."""
     trees_in_flight: Count = 16
     k: Count = 4
     """Actions sampled at an expansion."""
@@ -164,6 +181,10 @@ class SearchSection(Section, frozen=True, kw_only=True):
     timeout_s: Positive = 600.0
     """A tree that takes longer is published as it stands."""
 
+    def __post_init__(self) -> None:
+        """Refuse a strategy that is not there."""
+        _named(plugins.STRATEGIES, "search.strategy", self.strategy)
+
 
 class LinearizeSection(Section, frozen=True, kw_only=True):
     """Algorithm 1 and procedure cloning."""
@@ -191,14 +212,16 @@ class LinearizeSection(Section, frozen=True, kw_only=True):
     """How often a search trace that passes such a node reflects there (at most once)."""
     direct_reflects: bool = True
     """Whether direct traces end with a positive reflection too; false makes the Direct-SFT control arm."""
-    rewriter: Literal["template", "model"] = "template"
-    """Who words the ordinary steps: their own text, or the base policy, few-shot, each rewrite checked."""
+    rewriter: str = "template"
+    """Who words the ordinary steps: template (their own text), model (the base policy, few-shot), or one that a package
+    adds (docs/extending.md); each rewrite is checked."""
     rewrite_temperature: Annotated[float, msgspec.Meta(ge=0)] = 0.7
     rewrite_context: Count = 800
     """Characters of the solution so far that a rewrite sees."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty range of k."""
+        """Refuse an empty range of k, and a rewriter that is not there."""
+        _named(plugins.REWRITERS, "linearize.rewriter", self.rewriter)
         if self.min_wrong > self.max_wrong:
             raise ValueError(f"min_wrong = {self.min_wrong} is above max_wrong = {self.max_wrong}")
 
@@ -245,6 +268,18 @@ class SqlSection(Section, frozen=True, kw_only=True):
     timeout_s: Positive = 60.0
     memory_mb: Count = 4096
     """Of a query's work, and of its answer."""
+
+
+class MetricsSection(Section, frozen=True, kw_only=True):
+    """Prometheus: the numbers of each process at http://HOST:PORT/metrics (processors/metrics.py)."""
+
+    serve: bool = True
+    """False: no process listens, and vLLM keeps no statistics."""
+    host: Annotated[str, msgspec.Meta(min_length=1)] = "127.0.0.1"
+    """There is no login: another address only in a network where everybody may read the numbers."""
+    port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
+    """0 = a free one a process, told in <data>/metrics. Under `factory up` the first process's; the others take the
+    ports after it."""
 
 
 class PromptsSection(Section, frozen=True, kw_only=True):
@@ -317,6 +352,7 @@ class Settings(Section, frozen=True, kw_only=True):
     weights: WeightsSection = WeightsSection()
     failures: FailuresSection = FailuresSection()
     sql: SqlSection = SqlSection()
+    metrics: MetricsSection = MetricsSection()
     prompts: PromptsSection = PromptsSection()
     sample: SampleSection = SampleSection()
     sft: SftSection = SftSection()

@@ -158,6 +158,7 @@ async def run(
     turn = 0
     while True:
         pending = [row for row in versions.all() if _wanted(row, settings) and (row.version, row.sha256) not in done]
+        status.set(lag=len(pending))
         if not pending or not problems:
             if once:
                 return
@@ -188,7 +189,8 @@ async def _one(
             return [_given_up(weights, error)]
     total = rows[-1]
     status.add(records=1)  # the engine counts tokens
-    status.set(version=total.version, pass_at_1=round(total.pass_at_1, 4), evaluated=total.problems)
+    said = f"v{total.version}: pass@1 {total.pass_at_1:.3f} on {total.problems} problems"
+    status.set(version=total.version, pass_at_1=round(total.pass_at_1, 4), evaluated=total.problems, evaluation=said)
     return [*answers, *rows]
 
 

@@ -152,7 +152,8 @@ class Session:
             Diverged: the loss or the gradient is not finite. The step is not planned any more.
         """
         try:
-            return self.learner.learn(shares, lr)
+            with self.status.in_flight:
+                return self.learner.learn(shares, lr)
         except FloatingPointError as error:
             step, last = self.state.step + 1, self.saved()
             self.journal.drop(step)

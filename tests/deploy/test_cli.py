@@ -28,6 +28,9 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["lag", "--broker", "127.0.0.1:9", "--set", "broker.connect_timeout_s=2"], "127.0.0.1:9"),
         (["sql", "select 1"], "factory up"),
         (["show", "tree", "feed"], "factory up"),
+        (["show", "problem", "feed"], "factory up"),
+        (["top", "--data", "nothing-here"], "no process of a factory runs in nothing-here/: start one"),
+        (["up", "--set", "metrics.port=65535", "--dry-run"], "metrics.port = 65535"),
         (["policy", "fetch", "gpt9"], "smollm2"),
         (["up", "--set", 'factory.stages=["serch"]'], "did you mean 'search'"),
         (["reproduce", "--scale", "huge"], "smoke, laptop, gpu, lab"),
@@ -71,6 +74,6 @@ def test_every_command_explains_itself(tmp_path: Path) -> None:
     done = run("--help", cwd=tmp_path)
     for command in (
         "up", "produce", "search", "linearize", "verify", "sink", "prompts", "sample", "sft", "rl", "evaluate",
-        "broker", "sql", "ledger", "lag", "topics", "show", "doctor", "bootstrap", "policy",
+        "broker", "sql", "ledger", "lag", "topics", "show", "top", "doctor", "bootstrap", "policy",
     ):  # fmt: skip
         assert command in done.stdout

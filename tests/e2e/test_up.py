@@ -3,14 +3,18 @@
 One run is shared by the tests below it, since it costs minutes; a second run shows that a factory goes on.
 """
 
+import json
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from commands import FACTORY, TABLES, ask, counts, flags, twice
+from dashboards import BY_PROMETHEUS, used
+from prometheus_client.parser import text_string_to_metric_families
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -28,6 +32,20 @@ def goes_round(data: Path) -> bool:
     return bool(row["sft"] >= 2 and row["rl"] >= 2 and (row["evaluated"] or 0) >= 4)
 
 
+def look_at(data: Path) -> None:
+    """Scrape every process as Prometheus does, twice (the second time the lag is known), and ask `factory top`."""
+    found: dict[str, float] = {}
+    for wait in (15, 0):
+        for file in (data / "metrics").glob("*.json"):
+            for group in json.loads(file.read_text("utf-8")):
+                with urlopen(f"http://{group['targets'][0]}/metrics", timeout=30) as answer:
+                    families = text_string_to_metric_families(answer.read().decode())
+                    found |= {sample.name: sample.value for family in families for sample in family.samples}
+        time.sleep(wait)
+    (data.parent / "scraped.json").write_text(json.dumps(found), "utf-8")
+    (data.parent / "top.json").write_text(json.dumps(ask(data, "top")), "utf-8")
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, wipe_cluster: Callable[[], None]) -> Path:
     """A data directory after `factory up` went all the way round and was stopped by Ctrl-C."""
@@ -40,6 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, wipe_cluster: Callable[[], No
             deadline = time.monotonic() + 700
             while time.monotonic() < deadline and child.poll() is None and not goes_round(data):
                 time.sleep(5)
+            look_at(data)
             child.send_signal(signal.SIGINT)
             code = child.wait(180)
         finally:
@@ -56,6 +75,36 @@ def test_problems_became_trees_traces_examples_and_a_better_known_policy(data: P
     versions = ask(data, "sql", "select version, trainer, handover from weights order by version")
     assert [row["version"] for row in versions] == list(range(len(versions)))
     assert sum(row["handover"] for row in versions) == 1
+
+
+def test_prometheus_found_every_metric_of_the_dashboards_and_alerts(data: Path) -> None:
+    scraped = json.loads((data.parent / "scraped.json").read_text("utf-8"))
+    assert used() - set(scraped) - BY_PROMETHEUS == set()
+    assert scraped["vllm:generation_tokens_total"] > 0
+    assert not list((data / "metrics").iterdir()), "a factory that has ended is no target"
+
+
+def test_top_had_the_numbers_that_prometheus_had(data: Path) -> None:
+    scraped = json.loads((data.parent / "scraped.json").read_text("utf-8"))
+    top = json.loads((data.parent / "top.json").read_text("utf-8"))
+    assert top["broker"] == ""
+    for stage, now in top["stages"].items():
+        assert now["processes"] == 1
+        assert now["records"] >= scraped[f"factory_{stage}_records_total"] > 0, "it was asked a moment later"
+        assert (now["lag"] is not None) == (f"factory_{stage}_lag" in scraped)
+
+
+def test_a_problem_can_be_followed_from_its_source_into_the_weights(data: Path) -> None:
+    query = (
+        "select r.problem.id as id from training t, unnest(t.rows) g(id) join rewards r on r.id = g.id "
+        "where t.trainer = 'rl' order by t.step limit 1"
+    )
+    found = ask(data, "show", "problem", ask(data, "sql", query)[0]["id"])
+    assert {"produce", "search", "prompts", "sample", "verify", "rl"} <= {one["stage"] for one in found["passages"]}
+    assert {"problems", "trees", "rollouts", "rewards", "training", "weights"} <= {
+        one["table"] for one in found["passages"]
+    }
+    assert all(one["after"] >= 0 for one in found["passages"] if one["after"] is not None)
 
 
 def test_the_ledger_closes(data: Path) -> None:

@@ -39,6 +39,13 @@ def test_the_cpu_flags_are_for_the_cpu_only(model: Path) -> None:
     assert (on_cpu["dtype"], on_gpu["dtype"]) == ("float32", "auto")
 
 
+def test_vllm_keeps_statistics_only_where_somebody_may_read_them(model: Path) -> None:
+    assert engine_args(str(model), EngineSection(), 0, cuda=False)["disable_log_stats"]
+    assert not engine_args(str(model), EngineSection(), 0, cuda=False, statistics=True)["disable_log_stats"]
+    own = EngineSection(args={"disable_log_stats": True})
+    assert engine_args(str(model), own, 0, cuda=False, statistics=True)["disable_log_stats"]
+
+
 def test_other_engine_arguments_pass_through_but_not_the_kind_of_log_probs(model: Path) -> None:
     wanted = {"tensor_parallel_size": 2, "block_size": 64, "logprobs_mode": "raw_logprobs"}
     args = engine_args(str(model), EngineSection(args=wanted), 0, cuda=False)

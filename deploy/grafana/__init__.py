@@ -1,0 +1,1 @@
+"""Grafana's dashboards and Prometheus' alert rules, made from one source: `python -m deploy.grafana` writes them."""
