@@ -56,7 +56,11 @@ def test_a_mapping_in_the_settings_wins(tmp_path):
 
 @pytest.mark.parametrize(
     ("params", "said"),
-    [({"qestion": "q"}, "did you mean 'question'"), ({"grader": "mth"}, "no grader 'mth'; built in: countdown, numeric, math"), ({"question": 3}, "str")],
+    [
+        ({"qestion": "q"}, "did you mean 'question'"),
+        ({"grader": "mth"}, "no grader 'mth'; built in: countdown, numeric, math"),
+        ({"question": 3}, "str"),
+    ],
 )
 def test_a_wrong_mapping_is_refused(params, said):
     with pytest.raises(BadSource, match=said):
