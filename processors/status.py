@@ -182,7 +182,7 @@ def read_all(data: Path | str, *, clean: bool = True) -> list[dict[str, Any]]:
         try:
             status = json.loads(path.read_text("utf-8"))
             running = _running(status)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
         if running:
             found.append(status)

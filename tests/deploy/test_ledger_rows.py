@@ -11,19 +11,20 @@ from deploy.feeding import save_offsets
 from processors import kafka
 from processors.dataset import Datasets
 from schemas import messages as m
+from schemas.replay import Replay
 from schemas.tables import TABLES
 from schemas.topics import BY_NAME, TOPICS
 
 ROWS = {
     "problems": "p0", "trees": "t0", "nodes": "t0", "traces": "c0", "examples": "c0", "prompts": "g0", "rollouts": "g0",
     "rewards": "g0", "weights": "1", "answers": "a0", "evaluations": "e", "training": "rl:1", "filtered": "f",
-    "dead_letters": "dsearchp2",
+    "dead_letters": "dsearchp2", "replays": "y",
 }  # fmt: skip
 """A row of each table."""
 NAMED = ROWS | {"trees": "p0", "filtered": "p1", "dead_letters": "p2", "weights": "v1"}
 """The id that is missed without the topic: its row's own, or that of the input which has lost its answer."""
-DONE_AGAIN = {"answers", "evaluations"}
-"""Not missed without the topic: the evaluator sees that the version is not done, and does it again."""
+DONE_AGAIN = {"answers", "evaluations", "replays"}
+"""Not missed without the topic: who wrote it sees that it is not done, and does it again."""
 GROUPS = (("search", "problems"), ("linearize", "trees"), ("verify", "traces"), ("sample", "prompts"),
           ("verify", "rollouts"), ("rl", "rewards"))  # fmt: skip
 
@@ -65,7 +66,7 @@ def world():
         version(0, "base"), version(1), version(2, "rl"), *map(b.problem, range(3)), tree, b.dead("search", "p2"),
         m.Filtered(id="f", stage="search", input_topic="problems", input_id="p1", why="too long"), b.trace(0), trace,
         b.example(0), example, b.prompt(0), group, paid, b.trained(0), b.trained("c0", trainer="sft"), answers(),
-        evaluation(),
+        evaluation(), Replay(id="y", what="made", topic="traces", row_id="c0", stage="linearize"),
     ]  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def test_the_summary_of_an_empty_factory_is_all_zeros_and_closes(make_settings) 
     out = io.StringIO()
     print_summary(settings, Console(file=out, width=120))
     text = out.getvalue()
-    assert "It closes." in text
+    assert "It closes: 0 ids taken in" in text
     assert "dead_letters" in text
     assert text.count("factory sql") == 3
 

@@ -78,9 +78,10 @@ def test_words_are_scraped_while_they_work(settings, send_all, started, tmp_path
     assert found["factory_linearize_duration_seconds_count"] == 1
     assert found["factory_linearize_errors_total"] == found["factory_verify_errors_total"] == 0
     assert 0 <= found["factory_linearize_lag"] <= 1
-    status = json.loads(next((tmp_path / "data" / "status").glob("verify-*.json")).read_text())
-    assert status["metrics"] == f"http://{target}/metrics"
-    assert status["records"] == found["factory_verify_records_total"]
+    (status,) = (tmp_path / "data" / "status").glob("verify-*.json")
+    told = until(lambda: (now := json.loads(status.read_text()))["records"] and now)
+    assert told["metrics"] == f"http://{target}/metrics"
+    assert told["records"] == found["factory_verify_records_total"]
     child.send_signal(signal.SIGTERM)
     assert child.wait(60) == 0
     assert not file.exists()

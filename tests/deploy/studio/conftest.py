@@ -4,7 +4,7 @@ import json
 
 import httpx
 import pytest
-from hostile import fill
+from hostile_rows import fill
 
 from deploy.studio import serve
 from schemas.load import load

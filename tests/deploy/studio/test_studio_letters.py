@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hostile import fill, write
+from hostile_rows import fill, write
 from kafka.errors import KafkaTimeoutError
 
 from deploy import dlq_replay

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 from urllib.parse import quote, urlsplit
 
 import pytest
-from hostile import EVIL
+from hostile_rows import EVIL
 
 PAGES = ("/flow", "/trees", "/traces", "/rollouts", "/training", "/ask", "/ledger", "/letters")
 
