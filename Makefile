@@ -6,10 +6,8 @@ DEMO_MINUTES ?= 10
 demo: .venv/.installed
 	.venv/bin/factory up --for $(DEMO_MINUTES)m
 
-# Fast tests run two at a time, a file by one process; a cluster that KAFKA_BOOTSTRAP names serves one test at a time.
-# Slow ones start whole factories, which take both cores.
 test: check
-	.venv/bin/pytest -x $(if $(KAFKA_BOOTSTRAP),,-n 2 --dist loadfile) tests -m "not slow"
+	.venv/bin/pytest -x tests -m "not slow"
 	.venv/bin/pytest -x tests -m slow
 
 check: .venv/.installed
