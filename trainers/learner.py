@@ -14,7 +14,7 @@ import msgspec
 
 from schemas.settings import Settings
 from schemas.training_settings import RlSection, SftSection
-from trainers import checkpoint, weights
+from trainers import checkpoint
 from trainers import model as policy
 from trainers.packing import Row
 from trainers.ranks import Ranks, WorldDoesNotFit
@@ -44,17 +44,11 @@ class Gather(msgspec.Struct, frozen=True, tag=True):
     """Hand over each parameter to be written as a version."""
 
 
-class Score(msgspec.Struct, frozen=True, tag=True):
-    """The log-probs of a text by the weights as they are trained."""
-
-    ids: Sequence[int]
-
-
 class Stop(msgspec.Struct, frozen=True, tag=True):
     """Nothing more comes."""
 
 
-Order = Load | Learn | Save | Gather | Score | Stop
+Order = Load | Learn | Save | Gather | Stop
 
 
 class Learned(msgspec.Struct, frozen=True):
@@ -151,15 +145,6 @@ class Learner:
             for parameter in self.model.parameters():
                 policy.whole(parameter)
 
-    def score(self, ids: Sequence[int]) -> list[float]:
-        """Log-probs (nats) of ids[1:] by the weights in this process, not by any file."""
-        self.tell(Score(ids))
-        found = weights.score(self.model, ids)
-        for module in self.model.modules():
-            if hasattr(module, "reshard"):
-                module.reshard()  # FSDP2 keeps the root whole after a forward pass, for a backward pass to come
-        return found
-
     def free(self) -> None:
         """Let the model go; the other ranks end."""
         self.model = self.optimizer = None
@@ -180,5 +165,3 @@ class Learner:
                     self.write(Path(directory))
                 case Gather():
                     self.gather()
-                case Score(ids):
-                    self.score(ids)

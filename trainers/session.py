@@ -17,8 +17,6 @@ from typing import IO, Self
 
 from processors.dataset import Datasets
 from processors.expired import expired
-from processors.policy import ProbeFailed
-from processors.probe import check
 from processors.status import Status
 from schemas.errors import Told
 from schemas.killpoints import passed
@@ -40,10 +38,6 @@ class TrainerBusy(Told, RuntimeError):
 
 class Diverged(Told, FloatingPointError):
     """A step's loss or gradient is not finite; the text names its rows and says what to do."""
-
-
-class NotAsTrained(Told, RuntimeError):
-    """A version as it was written is not what was trained; the text says by how much, and that it was not announced."""
 
 
 class WeightsGone(Told, FileNotFoundError):
@@ -210,23 +204,18 @@ class Session:
             handover=state.handover,
         )
         self.learner.gather()
-        row = weights.publish(self.settings, self.learner.model, self.base, publication)
+        try:
+            row = weights.publish(self.settings, self.learner.model, self.base, publication)
+        except weights.NotAsTrained as error:
+            raise weights.NotAsTrained(
+                f"weights v{state.version}: {error}. Nothing was announced, and the checkpoint {self.saved()} holds "
+                "what was trained: see to the disk, then start again"
+            ) from error
         passed(f"{self.trainer}:announcement")
-        self._check(row)
         self.outbox.send(row)
         self.outbox.flush()
         passed(f"{self.trainer}:announced")
         self.status.set(version=state.version)
-
-    def _check(self, row: Weights) -> None:
-        """What was written was loaded and probed; the weights that were trained must give the same log-probs."""
-        try:
-            check(row, self.learner.score(row.probe_ids), self.settings.engine.probe_tolerance, "the trained model's")
-        except ProbeFailed as error:
-            raise NotAsTrained(
-                f"{error}. Nothing was announced, and the checkpoint {self.saved()} holds what was trained: see to the "
-                "disk, then start again"
-            ) from error
 
     def data(self) -> str:
         """What the published version was trained on, in words that a query can be made from."""

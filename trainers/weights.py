@@ -17,8 +17,10 @@ from typing import Any, Literal
 
 import msgspec
 import torch
+from safetensors import safe_open
 
 from processors.chat import Chat
+from schemas.errors import Told
 from schemas.messages import Weights
 from schemas.settings import Settings
 from trainers import model as policy
@@ -114,6 +116,10 @@ def _copy(base: Path, target: Path) -> None:
             shutil.copyfile(file, target / file.name)
 
 
+class NotAsTrained(Told, RuntimeError):
+    """A version as it was written is not what was trained; the text says that it was not announced."""
+
+
 def dtype_of(base: Path) -> torch.dtype:
     """The dtype that a model directory's config names; float32 where it names none."""
     config = json.loads((base / "config.json").read_text("utf-8"))
@@ -123,9 +129,17 @@ def dtype_of(base: Path) -> torch.dtype:
 
 
 def save(model: Any, target: Path, dtype: torch.dtype) -> None:  # noqa: ANN401
-    """Write model.safetensors: every parameter once (a tied head is its embedding), rounded to `dtype`."""
+    """Write model.safetensors: every parameter once (a tied head is its embedding), rounded to `dtype`.
+
+    Raises:
+        NotAsTrained: read back, a tensor has other bits.
+    """
     tensors = {name: policy.whole(p).to("cpu", dtype).contiguous() for name, p in model.named_parameters()}
-    write_tensors(tensors, target / "model.safetensors", {"format": "pt"})
+    file = target / "model.safetensors"
+    write_tensors(tensors, file, {"format": "pt"})
+    with safe_open(file, framework="pt") as written:
+        if odd := [name for name, tensor in tensors.items() if not torch.equal(written.get_tensor(name), tensor)]:
+            raise NotAsTrained(f"{file}: {odd[0]} is not on the disk as it was trained")
 
 
 def probe(settings: Settings, published: Path) -> tuple[list[int], list[float]]:
