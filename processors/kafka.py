@@ -23,6 +23,7 @@ from schemas.topics import BY_MESSAGE, TOPICS, message_key
 
 FETCH_BYTES = 1 << 20
 """Of a partition at a time, whatever waits there; a larger message comes alone. It bounds what a consumer holds."""
+PAUSE_S = 0.2
 STALL_S = 30.0
 """A read that makes no progress for this long gives up with a clear error."""
 
@@ -202,7 +203,24 @@ def topic_config(settings: Settings) -> dict[str, str]:
 
 
 def create_topics(settings: Settings) -> list[str]:
-    """Create the topics that are missing, with explicit partitions; returns the names of the new ones."""
+    """Create the topics that are missing, with explicit partitions; returns the names of the new ones.
+
+    A connection that is reset on the way is made again, for broker.connect_timeout_s.
+
+    Raises:
+        BrokerMissing, KafkaError: no broker answers, or it refuses.
+    """
+    deadline = time.monotonic() + settings.broker.connect_timeout_s
+    while True:
+        try:
+            return _create_topics(settings)
+        except KafkaError as error:
+            if not error.retriable or time.monotonic() > deadline:
+                raise
+        time.sleep(PAUSE_S)
+
+
+def _create_topics(settings: Settings) -> list[str]:
     with admin(settings) as client:
         there = set(client.list_topics())
         missing = [topic for topic in TOPICS if topic.name not in there]
