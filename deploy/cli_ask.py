@@ -95,14 +95,9 @@ def lag(
     from rich.table import Table
 
     from processors import kafka
-    from schemas.topics import TOPICS
 
     settings = o.settings_from(file, set_, data, broker)
-    rows = [
-        {"topic": topic.name, "group": group, "lag": kafka.lag(settings, group, topic.name)}
-        for topic in TOPICS
-        for group in topic.consumers
-    ]
+    rows = [{"topic": topic, "group": group, "lag": lag} for (group, topic), lag in kafka.lags(settings).items()]
     if as_json:
         print_json(rows)
         return

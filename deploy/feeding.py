@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from deploy.ledger import STEPS, Step
-from deploy.ledger_facts import GROUPS, OPEN, SavedOffsets
+from deploy.ledger_facts import GROUPS, OPEN, SavedOffsets, read_saved
 from processors import kafka
 from processors.dataset import Datasets, app_id, quoted
 from processors.large import packed
@@ -54,15 +54,6 @@ def perhaps_torn(settings: Settings) -> str:
       doubt AS (SELECT _topic_id, CASE WHEN count(*) < {partitions} THEN TIMESTAMPTZ 'epoch'
         ELSE min(upto) - to_seconds({SLACK_S}) END AS since FROM read GROUP BY _topic_id)
     SELECT tree_id FROM traces JOIN doubt USING (_topic_id) WHERE _time >= since AND NOT ({whole or "false"}))"""  # noqa: S608
-
-
-def read_saved(settings: Settings) -> SavedOffsets:
-    """data/state/offsets.json; empty where there is none that can be read."""
-    try:
-        data = (Path(settings.factory.data) / "state" / "offsets.json").read_bytes()
-        return msgspec.json.decode(data, type=SavedOffsets)
-    except (OSError, msgspec.MsgspecError):
-        return SavedOffsets()
 
 
 def feed_again(settings: Settings) -> dict[str, int]:

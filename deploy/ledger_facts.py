@@ -48,6 +48,15 @@ class SavedOffsets(msgspec.Struct):
     """False: it was written while answers were still on their way to the tables."""
 
 
+def read_saved(settings: Settings) -> SavedOffsets:
+    """data/state/offsets.json; where there is none that can be read, nothing is known of what was committed."""
+    try:
+        data = (Path(settings.factory.data) / "state" / "offsets.json").read_bytes()
+        return msgspec.json.decode(data, type=SavedOffsets)
+    except (OSError, msgspec.MsgspecError):
+        return SavedOffsets(clean=False)
+
+
 def whole(table: str) -> str:
     """SQL for a table's rows and those of its topic that it does not hold yet."""
     return f'(FROM "{table}" UNION ALL FROM tail_{table})'
@@ -115,11 +124,7 @@ class Facts:
 
     def _offline(self) -> None:
         self.online = False
-        try:
-            data = (Path(self.settings.factory.data) / "state" / "offsets.json").read_bytes()
-            self.saved = msgspec.json.decode(data, type=SavedOffsets)
-        except (OSError, msgspec.MsgspecError):
-            self.saved = SavedOffsets(clean=False)
+        self.saved = read_saved(self.settings)
         self.topic_ids = self.saved.topic_ids
         self.groups = {
             group: {(topic, int(part)): at for topic, parts in topics.items() for part, at in parts.items()}

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from processors import kafka, status
+from schemas.errors import first_line
 from schemas.settings import Settings
 from schemas.topics import TOPICS
 
@@ -99,13 +100,12 @@ class Lags:
         while not self._closing.is_set():
             try:
                 lags: dict[str, int] = {}
-                for topic in TOPICS:
-                    for group in topic.consumers:
-                        lags[group] = lags.get(group, 0) + kafka.lag(self._settings, group, topic.name)
+                for (group, _), lag in kafka.lags(self._settings).items():
+                    lags[group] = lags.get(group, 0) + lag
                 self.by_stage, self.silent, self.why = lags, False, ""
             except Exception as error:  # noqa: BLE001 - a thread's edge: whatever it is, the numbers are not to be had
                 self.silent = self.silent or bool(self.by_stage)  # before its first answer it is only starting
-                self.why = str(error).split("\n", 1)[0] or type(error).__name__
+                self.why = first_line(error)
                 self.by_stage = {}
             self._closing.wait(LAG_EVERY_S)
 

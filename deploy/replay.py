@@ -164,7 +164,7 @@ class Out:
         self.client = kafka.producer(settings)
         self.topic = stages.WAYS[stage].output
         groups = BY_NAME[self.topic].consumers if paced and not to else ()
-        there = [one for one in groups if any(at[0] == self.topic for at in kafka.committed(settings, one))]
+        there = [one for one in groups if kafka.consumes(settings, one, self.topic)]
         self.paces = [Pace(settings, group, self.topic, settings.broker.ahead) for group in there]
 
     def send(self, changes: Iterable[Change]) -> None:

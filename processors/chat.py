@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from processors.expired import expired
-from schemas.errors import Told
+from schemas.errors import Told, first_line
 from schemas.messages import content_id
 from schemas.settings import PolicySection
 
@@ -52,11 +52,6 @@ def resolve(path: str) -> str:
             raise BadPolicy(f"{path}: {why}; give a directory that transformers can open")
         return str(directory.resolve())
     return path
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says in its first line, or its kind where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def states_answer(step: str) -> bool:

@@ -27,7 +27,7 @@ from processors.delta_log import committed_at, transactions
 from processors.mending import files_of, mend
 from processors.owning import TableBusy, owned
 from processors.snapshot import connection, quoted, up_to
-from schemas.errors import Told
+from schemas.errors import Told, first_line
 from schemas.messages import Message
 from schemas.tables import TABLES, from_row
 from schemas.topics import BY_MESSAGE, TOPICS
@@ -154,11 +154,10 @@ class Datasets:
 
     def _damaged(self, name: str, error: Exception) -> Damaged:
         """What to say of a table that cannot be read."""
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         command = f"factory compact {name} --data {shlex.quote(str(self.root.parent))}"
         return Damaged(
-            f"table {name} cannot be read ({why}): was the power cut, or the disk full? `{command}` sets aside what "
-            "was not written to its end; the rows that it held come again from their topic"
+            f"table {name} cannot be read ({first_line(error)}): was the power cut, or the disk full? "
+            f"`{command}` sets aside what was not written to its end; the rows that it held come again from their topic"
         )
 
     def mend(self, name: str) -> list[str]:

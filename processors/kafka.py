@@ -295,7 +295,24 @@ def _ends(settings: Settings, client: KafkaConsumer) -> dict[TopicPartition, int
 def lag(settings: Settings, group: str, topic: str) -> int:
     """How many records of the topic lie at or beyond the group's committed offsets."""
     done = committed(settings, group)
-    return sum(max(0, end - done.get(at, 0)) for at, end in highwater(settings, [topic]).items())
+    return _behind(done, highwater(settings, [topic]), topic)
+
+
+def lags(settings: Settings) -> dict[tuple[str, str], int]:
+    """`lag` of every (group, topic) of the factory, with one question a group and one for all topics' ends."""
+    pairs = [(group, topic.name) for topic in TOPICS for group in topic.consumers]
+    done = {group: committed(settings, group) for group in dict(pairs)}
+    ends = highwater(settings, {topic for _, topic in pairs})
+    return {(group, topic): _behind(done[group], ends, topic) for group, topic in pairs}
+
+
+def consumes(settings: Settings, group: str, topic: str) -> bool:
+    """Whether the group has ever committed anything of the topic; else it is not behind, it is not there."""
+    return any(name == topic for name, _ in committed(settings, group))
+
+
+def _behind(done: dict[tuple[str, int], int], ends: dict[tuple[str, int], int], topic: str) -> int:
+    return sum(max(0, end - done.get(at, 0)) for at, end in ends.items() if at[0] == topic)
 
 
 def tail(

@@ -16,6 +16,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from processors.delta_log import actions, checkpoints, commit_file, commits, committed_at
+from schemas.errors import first_line
 
 RECENT = 20
 """Commits at the end that may be set aside at least: what a power cut reaches.
@@ -77,12 +78,11 @@ def _opened(table: Path) -> DeltaTable:
     try:
         return DeltaTable(str(table))
     except DeltaError as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         command = f"factory compact {table.name} --data {shlex.quote(str(table.parent.parent))}"
         raise ValueError(
-            f"table {table.name} cannot be read ({why}), and what is damaged was written too long ago to be written "
-            f"again: put {table} back from a copy (`{command}` says then whether it is whole), or start anew with "
-            "another --data"
+            f"table {table.name} cannot be read ({first_line(error)}), and what is damaged was written too long ago to "
+            f"be written again: put {table} back from a copy (`{command}` says then whether it is whole), or start "
+            "anew with another --data"
         ) from error
 
 

@@ -174,9 +174,9 @@ def refused_until(error: Exception) -> float:
     return math.inf if for_good(error) else time.monotonic() + MISSING_S
 
 
-def refusal(stage: str, weights: Weights, error: Exception) -> Filtered:
-    """The row that says why a stage does not sample from a version."""
-    name, why = f"{weights.version}:{weights.sha256}", f"not sampled from: {error}"
+def refusal(stage: str, weights: Weights, error: Exception, done: str = "sampled from") -> Filtered:
+    """The row that says why a version is not `done` by a stage."""
+    name, why = f"{weights.version}:{weights.sha256}", f"not {done}: {error}"
     return Filtered(
         id=content_id(stage, name, why), stage=stage, input_topic="weights", input_id=name, why=why, time=time.time()
     )

@@ -66,6 +66,6 @@ class Gate:
 
     def _behind(self) -> int:
         """How far behind the group is; 0 where there is none."""
-        if not any(topic == self.topic for topic, _ in kafka.committed(self.settings, self.group)):
+        if not kafka.consumes(self.settings, self.group, self.topic):
             return 0
         return kafka.lag(self.settings, self.group, self.topic)

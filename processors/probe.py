@@ -21,14 +21,13 @@ def probe_ids(weights: Weights, max_len: int) -> list[int]:
     return ids if len(ids) > 1 else []
 
 
-def check(weights: Weights, logprobs: Sequence[float], tolerance: float, whose: str = "the engine's") -> float:
-    """The mean |difference| (nats) of somebody's log-probs to the announced ones.
+def check(weights: Weights, logprobs: Sequence[float], tolerance: float) -> float:
+    """The mean |difference| (nats) of an engine's log-probs to the announced ones.
 
     Args:
         weights: probe_logprobs[i] belongs to probe_ids[i + 1].
         logprobs: the engine's, for the ids that probe_ids() gave; shape [ids - 1].
         tolerance: the largest mean that passes.
-        whose: for the sentence.
 
     Raises:
         Disagrees: above the tolerance, not a number, or a different length.
@@ -39,7 +38,7 @@ def check(weights: Weights, logprobs: Sequence[float], tolerance: float, whose: 
     mean = math.fsum(abs(ours - theirs) for ours, theirs in zip(logprobs, expected, strict=True)) / len(expected)
     if not mean <= tolerance:
         raise Disagrees(
-            f"weights v{weights.version} at {weights.path}: {whose} log-probs differ from those announced by "
+            f"weights v{weights.version} at {weights.path}: the engine's log-probs differ from those announced by "
             f"{mean:.4f} nats a token (engine.probe_tolerance is {tolerance}); the old weights stay"
         )
     return mean

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from processors import kafka
 from processors.announced import weights_sha
-from processors.chat import BadPolicy, first_line, resolve
+from processors.chat import BadPolicy, resolve
 from schemas.codec import BadMessage, decode
+from schemas.errors import first_line
 from schemas.killpoints import passed
 from schemas.messages import Weights
 from schemas.settings import Settings

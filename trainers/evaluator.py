@@ -14,13 +14,13 @@ from processors import kafka
 from processors.chat import Chat, resolve
 from processors.grading import Grader
 from processors.history import history
-from processors.policy import Engine, ProbeFailed, UnknownWeights
+from processors.policy import Engine, ProbeFailed, UnknownWeights, refusal
 from processors.status import Status
 from processors.versions import Versions
 from producers.sources.held_out import held_out
 from schemas.errors import Told
 from schemas.killpoints import passed
-from schemas.messages import Answers, Evaluation, Filtered, Message, Problem, Weights, content_id
+from schemas.messages import Answers, Evaluation, Filtered, Message, Problem, Weights
 from schemas.settings import Settings
 from trainers.samples import Draw, Log, Sample, draws
 from trainers.scores import ALL, Answered, asked, summarize, tell
@@ -133,14 +133,6 @@ def _ours(row: Evaluation, settings: Settings) -> bool:
     return row.policy == settings.policy.name
 
 
-def _given_up(weights: Weights, error: Exception) -> Filtered:
-    name = f"{weights.version}:{weights.sha256}"
-    why = f"not evaluated: {error}"
-    return Filtered(
-        id=content_id(STAGE, name, why), stage=STAGE, input_topic="weights", input_id=name, why=why, time=time.time()
-    )
-
-
 async def run(
     settings: Settings, engine: Engine, versions: Versions, grader: Grader, status: Status, *, once: bool = False
 ) -> None:
@@ -186,7 +178,7 @@ async def _one(
             answers, rows = await evaluate(engine, chat, problems, grader, weights, settings)
         except (ProbeFailed, UnknownWeights) as error:
             status.add(errors=1)
-            return [_given_up(weights, error)]
+            return [refusal(STAGE, weights, error, "evaluated")]
     total = rows[-1]
     status.add(records=1)  # the engine counts tokens
     said = f"v{total.version}: pass@1 {total.pass_at_1:.3f} on {total.problems} problems"

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from processors.chat import BadPolicy, first_line
+from processors.chat import BadPolicy
+from schemas.errors import first_line
 from trainers.packing import Batch
 
 Tensor = torch.Tensor

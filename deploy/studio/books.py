@@ -5,6 +5,7 @@ import time
 
 from deploy import ledger
 from deploy.studio.tables import Tables
+from schemas.errors import first_line
 from schemas.settings import Settings
 
 REST_S = 10.0
@@ -49,7 +50,7 @@ class Books:
         try:
             self.found, self.error = ledger.compute(self._settings), ""
         except Exception as error:  # noqa: BLE001 - a broker that goes away, tables of another version: said on the page
-            self.error = str(error).split("\n", 1)[0]
+            self.error = first_line(error)
         self._ended = time.monotonic()
         self._key, self.at, self.seconds = key, time.time(), self._ended - began
         self._busy = False

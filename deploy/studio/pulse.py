@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from processors import kafka, status
+from schemas.errors import first_line
 from schemas.settings import Settings
-from schemas.topics import TOPICS
 
 EVERY_S = 1.0
 LAG_EVERY_S = 5.0
@@ -109,11 +109,7 @@ class Pulse:
 
     def _measure(self) -> None:
         try:
-            self.lags = {
-                (group, topic.name): kafka.lag(self._settings, group, topic.name)
-                for topic in TOPICS
-                for group in topic.consumers
-            }
+            self.lags = kafka.lags(self._settings)
             self.broker, self.lag_at = "", time.monotonic()
         except Exception as error:  # noqa: BLE001 - whatever a broker that goes away makes the client raise
-            self.broker = str(error).split("\n", 1)[0] or type(error).__name__
+            self.broker = first_line(error)

@@ -16,7 +16,7 @@ import duckdb
 import msgspec
 
 from processors.dataset import Datasets
-from schemas.errors import Told
+from schemas.errors import Told, first_line
 from schemas.tables import TABLES
 
 LIMIT_S = 30.0
@@ -88,7 +88,7 @@ class Tables:
             try:
                 found = cursor.execute(sql, list(params))
             except (duckdb.BinderException, duckdb.CatalogException) as error:
-                raise OtherVersion(str(error).split("\n", 1)[0]) from error
+                raise OtherVersion(first_line(error)) from error
             names = [column[0] for column in found.description]
             return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 

@@ -9,7 +9,8 @@ import pytest
 from test_ledger import trace, tree
 
 from deploy.broker import EmbeddedBroker
-from deploy.feeding import feed_again, read_saved, save_offsets
+from deploy.feeding import feed_again, save_offsets
+from deploy.ledger_facts import read_saved
 from processors import kafka
 from processors.dataset import Datasets, app_id
 from processors.rows import Place, message_batch

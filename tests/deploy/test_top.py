@@ -145,7 +145,7 @@ def test_one_look_where_there_is_no_terminal(running, flag, capsys):
     said = capsys.readouterr().out
     if flag == "--once":
         assert "\x1b" not in said
-        (line,) = (line for line in said.splitlines() if line.startswith("search") and "12" in line)
+        (line,) = (line for line in said.splitlines() if line.startswith("search") and "12" in line.split())
         assert "v3" in line
         assert not [line for line in said.splitlines() if line.startswith("rl")], "what does not run has no line"
         return

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from processors.announced import weights_sha
 from processors.chat import Chat, resolve
 from processors.grading import Grader
-from processors.policy import open_engine
+from processors.policy import open_engine, refusal
 from processors.status import Status
 from processors.versions import Versions, ensure_base
 from producers.sources.held_out import held_out
@@ -42,7 +42,7 @@ def test_a_version_is_done_when_it_is_whole_or_given_up(settings, send_all):
     def told(version: int, policy: str = "policy") -> Answers:
         return tell([answered(ALL, 1, "1")], weights(version, policy=policy), settings)[0]
 
-    given_up = evaluator._given_up(weights(4), ValueError("gone"))
+    given_up = refusal(evaluator.STAGE, weights(4), ValueError("gone"), "evaluated")
     whole = row(1, ALL)
     assert told(1).asked == whole.asked
     answers = [told(1), told(1), told(2), told(3, "other")]
