@@ -118,17 +118,15 @@ def crash_at(monkeypatch, place, name: str, call: int) -> None:
     monkeypatch.setattr(place, name, wrapped)
 
 
-@pytest.fixture(scope="module")
-def plain(llama):
-    """The curve and the last weights' norm of the same training as a bare loop, without any process around it."""
-    policy_settings = PolicySection(path=str(llama()))
-    words = chat.Chat(str(llama()), policy_settings)
+def bare(path: str) -> tuple[dict[int, tuple[float, float, list[str]]], dict[str, torch.Tensor]]:
+    """The curve and the last weights of the same training as a bare loop, without any process around it."""
+    words = chat.Chat(path, PolicySection(path=path))
     pool = Pool(0, 4.0, {})
     for row in map(example, range(40)):
         prompt = words.prompt_ids(row.problem.question)
         pool.add(row.id, Row([*prompt, *words.encode(row.text), words.eos_id]))
     model.prepare(1, 0)
-    policy = model.load(llama())
+    policy = model.load(path)
     opt = model.optimizer(policy, lr=0.003, weight_decay=0.01)
     steps = {}
     for step in range(1, 9):
@@ -139,6 +137,11 @@ def plain(llama):
         steps[step] = (loss, model.apply_gradients(policy, opt, lr=rate, clip=1.0), keys)
         pool.trained(keys)
     return steps, dict(policy.named_parameters())
+
+
+@pytest.fixture(scope="module")
+def plain(llama):
+    return bare(str(llama()))
 
 
 @pytest.mark.parametrize("what", CRASHES)
