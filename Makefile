@@ -6,9 +6,12 @@ DEMO_MINUTES ?= 10
 demo: .venv/.installed
 	.venv/bin/factory up --for $(DEMO_MINUTES)m
 
+# Two test files at a time; one where all share the cluster that KAFKA_BOOTSTRAP names.
+PYTEST := .venv/bin/pytest -x -n $(if $(KAFKA_BOOTSTRAP),0,2) --dist loadfile
+
 test: check
-	.venv/bin/pytest -x tests -m "not slow"
-	.venv/bin/pytest -x tests -m slow
+	$(PYTEST) tests -m "not slow"
+	$(PYTEST) tests -m slow
 
 check: .venv/.installed
 	.venv/bin/ruff check .
