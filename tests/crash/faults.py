@@ -46,8 +46,8 @@ def far(folder: Path, latency_s: float, resets: int, between_s: float, pause_s: 
         factory = prepared(folder, TREES, GROUPS, *FAR, f'broker.bootstrap="127.0.0.1:{proxy.port}"')
         feed_again(factory.settings)
         with running(factory, 20):
-            factory.until(lambda: factory.count("problems") > 0, PATIENCE_S, "the first problems")
             for _ in range(resets):
+                factory.until(lambda: proxy.connections > 0, PATIENCE_S, "a connection")
                 proxy.reset()
                 time.sleep(between_s)
             proxy.broker.send_signal(signal.SIGSTOP)

@@ -83,6 +83,11 @@ class Proxy:
         finally:
             sending.cancel()
 
+    @property
+    def connections(self) -> int:
+        """Ends that are open now, two a connection."""
+        return len(self._writers)
+
     def reset(self) -> None:
         """Cut every connection in both directions with a reset."""
         self._loop.call_soon_threadsafe(self._cut)
