@@ -1,5 +1,5 @@
 # Two commands do everything: `make demo` and `make test`. Both set up .venv first (seconds when it is already there).
-.PHONY: demo test check crash soak bench bench-train install clean
+.PHONY: demo test check crash soak bench bench-train bench-stream bench-memory install clean
 
 DEMO_MINUTES ?= 10
 
@@ -37,6 +37,16 @@ bench: .venv/.installed
 # The trainers against TRL, which gets an environment of its own (.bench-venv).
 bench-train: .venv/.installed
 	.venv/bin/python -m benchmarks.train
+	.venv/bin/python -m benchmarks.page
+
+# A million rows through a topic into a table, and what waits before a slow searcher (10 minutes on two quiet cores).
+bench-stream: .venv/.installed
+	.venv/bin/python -m benchmarks.stream
+	.venv/bin/python -m benchmarks.page
+
+# Whether the memory of each process of the main job stays flat: an hour.
+bench-memory: .venv/.installed
+	.venv/bin/python -m benchmarks.memory
 	.venv/bin/python -m benchmarks.page
 
 install: .venv/.installed

@@ -21,6 +21,9 @@ TARGETS = {
     "adaptive_minus_best_of_n_solved_points": "at least 0",
     "sft_ours_over_trl_tokens": "at least 1.5",
     "rl_ours_over_trl_samples": "at least 2",
+    "sink_over_ceiling_rows": "at least 0.5",
+    "sql_command_s": "less than 1",
+    "ledger_command_s": "less than 5",
     "sft_model_flops_over_peak": "at least 0.45",
 }
 """What was asked for, by ratio."""
