@@ -142,11 +142,18 @@ def test_a_tree_and_a_trace_can_be_looked_at(data: Path) -> None:
 
 def test_it_goes_on_from_the_same_data_and_the_counts_only_grow(data: Path) -> None:
     before = counts(data)
-    done = subprocess.run(
-        [*FACTORY, "up", *flags(data), "--for", "75s"], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    log = data.parent / "again.log"
+    with log.open("wb") as out:
+        child = subprocess.Popen([*FACTORY, "up", *flags(data), "--for", "10m"], stdout=out, stderr=out)
+        try:
+            deadline = time.monotonic() + 400
+            while time.monotonic() < deadline and child.poll() is None and counts(data)["trees"] == before["trees"]:
+                time.sleep(3)
+            child.send_signal(signal.SIGINT)
+            assert child.wait(180) == 0, log.read_text("utf-8")[-4000:]
+        finally:
+            child.kill()
     after = counts(data)
     assert all(after[table] >= before[table] for table in TABLES)
-    assert after["trees"] > before["trees"]
+    assert after["trees"] > before["trees"], log.read_text("utf-8")[-4000:]
     assert ask(data, "ledger")["closes"] is True
