@@ -1,5 +1,5 @@
 # Two commands do everything: `make demo` and `make test`. Both set up .venv first (seconds when it is already there).
-.PHONY: demo test check crash soak bench bench-train bench-stream bench-memory install clean
+.PHONY: demo test check crash soak bench bench-train bench-stream bench-studio bench-memory install clean
 
 DEMO_MINUTES ?= 10
 
@@ -42,6 +42,11 @@ bench-train: .venv/.installed
 # A million rows through a topic into a table, and what waits before a slow searcher (10 minutes on two quiet cores).
 bench-stream: .venv/.installed
 	.venv/bin/python -m benchmarks.stream
+	.venv/bin/python -m benchmarks.page
+
+# The studio's pages over a million node rows and a hundred thousand groups of rollouts.
+bench-studio: .venv/.installed
+	.venv/bin/python -m benchmarks.studio
 	.venv/bin/python -m benchmarks.page
 
 # Whether the memory of each process of the main job stays flat: an hour.

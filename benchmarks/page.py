@@ -25,6 +25,11 @@ TARGETS = {
     "sql_command_s": "less than 1",
     "ledger_command_s": "less than 5",
     "sft_model_flops_over_peak": "at least 0.45",
+    "worst_cold_page_s": "less than 1",
+    "worst_first_page_s": "less than 1",
+    "worst_warm_page_s": "less than 1",
+    "worst_first_page_cpu_s": "less than 0.5",
+    "pages_over_limit": "0",
 }
 """What was asked for, by ratio."""
 HEAD = """# Benchmarks

@@ -5,21 +5,50 @@ from collections.abc import Iterable, Mapping
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 
+GROUP_BYTES = 8_388_608
+"""Of a Parquet row group, compressed. Whoever asks for one row decodes the group that it is in, and a group that holds
+other times is passed over; a row of `rollouts` may have a megabyte, one of `nodes` has a hundred bytes. DuckDB reads
+about one megabyte of a group for any column, so much smaller ones would make it read the whole file for each."""
+GROUP_ROWS = (16, 131_072)
+"""The fewest and the most rows of a group, whatever their bytes."""
+COMPRESSED = 0.25
+"""Of Arrow's bytes, about: what a row takes in a file."""
+
 
 def app_id(table: str, topic_id: str, partition: int) -> str:
     """The transaction id under which a table keeps one partition's last offset; a recreated topic has another UUID."""
     return f"{table}:{topic_id}:{partition}"
 
 
+def properties(rows: int, size: float) -> WriterProperties:
+    """How files are written.
+
+    Args:
+        rows: some of the table's rows.
+        size: how many bytes they take in a file.
+    """
+    least, most = GROUP_ROWS
+    fitting = int(GROUP_BYTES * rows / size) if size else most
+    return WriterProperties(compression="ZSTD", max_row_group_size=min(max(fitting, least), most))
+
+
+def merging(table: DeltaTable) -> WriterProperties:
+    """How the files are written into which a table's files are merged."""
+    adds = pa.table(table.get_add_actions())
+    columns = (adds.column(name).to_pylist() for name in ("num_records", "size_bytes"))
+    rows, size = (sum(value or 0 for value in column) for column in columns)
+    return properties(rows, size)
+
+
 def commit(table: DeltaTable, rows: pa.Table, moved: Iterable[Transaction]) -> None:
     """Rows and transactions in one commit."""
-    properties = CommitProperties(app_transactions=list(moved))
+    told = CommitProperties(app_transactions=list(moved))
     if rows.num_rows:
-        options = WriterProperties(compression="ZSTD")
-        write_deltalake(table, rows, mode="append", commit_properties=properties, writer_properties=options)
+        options = properties(rows.num_rows, rows.nbytes * COMPRESSED)
+        write_deltalake(table, rows, mode="append", commit_properties=told, writer_properties=options)
     else:
         # only copies came: the offsets move all the same, without an empty file
-        table.create_write_transaction([], "append", table.schema(), commit_properties=properties)
+        table.create_write_transaction([], "append", table.schema(), commit_properties=told)
 
 
 def is_in(table: DeltaTable, moved: Iterable[Transaction]) -> bool:

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import duckdb
 import pyarrow as pa
-from deltalake import DeltaTable, Transaction, WriterProperties
+from deltalake import DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from processors.appending import app_id, commit, is_in, uncovered
+from processors.appending import app_id, commit, is_in, merging, uncovered
 from processors.delta_log import committed_at, transactions
 from processors.mending import files_of, mend
 from processors.owning import TableBusy, owned
@@ -307,8 +307,7 @@ class Datasets:
             if len(table.file_uris()) <= files:
                 return False
             try:
-                options = WriterProperties(compression="ZSTD")
-                merged = table.optimize.compact(max_concurrent_tasks=1, writer_properties=options)
+                merged = table.optimize.compact(max_concurrent_tasks=1, writer_properties=merging(table))
             except CommitFailedError:
                 return False
             except (OSError, DeltaError) as error:

@@ -37,7 +37,7 @@ def conditions(asked: Asked, of: str) -> tuple[list[str], list[object]]:
 def sources(site: Site, table: str) -> list[str]:
     """The sources of the problems in a table."""
     query = f"SELECT DISTINCT problem.source AS source FROM {table} ORDER BY source"  # noqa: S608 - our own names
-    return [str(row["source"]) for row in site.tables.rows(query)]
+    return [str(row["source"]) for row in site.tables.kept(query)]
 
 
 def message(site: Site, kind: type[M], id_: str) -> tuple[M, str]:

@@ -83,10 +83,10 @@ def _card(site: Site, look: Look, card: Card, counts: dict[str, dict[str, Any]])
 
 
 def _counts(site: Site) -> tuple[dict[str, dict[str, Any]], str]:
-    """Rows and newest row of each table, which Parquet's footers know; or the sentence why there are none."""
+    """Rows and newest row of each table; or the sentence why there are none."""
     parts = [f"SELECT '{name}' AS name, count(*) AS rows, max(_time) AS last FROM \"{name}\"" for name in TABLES]  # noqa: S608 - our own names
     try:
-        return {row["name"]: row for row in site.tables.rows(" UNION ALL ".join(parts))}, ""
+        return {row["name"]: row for row in site.tables.kept(" UNION ALL ".join(parts))}, ""
     except Told as error:
         return {}, str(error)
 

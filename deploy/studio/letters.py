@@ -47,7 +47,7 @@ def listed(site: Site, asked: Asked) -> Page:
         ORDER BY time DESC {window(asked)}""",  # noqa: S608 - our own names
         params,
     )
-    stages = site.tables.rows("SELECT stage, count(*) AS n FROM dead_letters GROUP BY stage ORDER BY n DESC")
+    stages = site.tables.kept("SELECT stage, count(*) AS n FROM dead_letters GROUP BY stage ORDER BY n DESC")
     return Page("letters.html", pages(asked, found) | {"stages": stages})
 
 

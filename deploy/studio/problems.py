@@ -1,6 +1,6 @@
 """One problem and everything that was made of it: search trees, traces, groups of rollouts, evaluation answers."""
 
-from deploy.studio import find
+from deploy.studio import find, rollouts
 from deploy.studio.site import Asked, NotThere, Page, Site
 from schemas import messages as m
 
@@ -16,17 +16,17 @@ def page(site: Site, asked: Asked) -> Page:
         [id_],
     )
     traces = one(
-        """SELECT id, tree_id, arm, backtracks, wrong_answers, len(text) AS length,
-          id IN (SELECT id FROM examples) AS kept
+        """SELECT id, tree_id, arm, backtracks, wrong_answers, len(text) AS length
         FROM traces WHERE problem.id = $1 ORDER BY arm, backtracks, id LIMIT 200""",
         [id_],
     )
-    groups = one(
-        """SELECT g.id, g.round, g.seconds, g._time, w.rewards, w.verdicts, w.backtracks
-        FROM rollouts g LEFT JOIN (SELECT id, rewards, verdicts, backtracks FROM rewards) w USING (id)
-        WHERE g.problem.id = $1 ORDER BY g.round LIMIT 200""",
-        [id_],
-    )
+    kept = {row["id"] for row in one("SELECT id FROM examples WHERE problem.id = $1", [id_])}
+    for row in traces:
+        row["kept"] = row["id"] in kept
+    groups = one("SELECT id, round, seconds, _time FROM rollouts WHERE problem.id = $1 ORDER BY round LIMIT 200", [id_])
+    graded = rollouts.rewards(site, [row["id"] for row in groups])
+    for row in groups:
+        row.update(graded.get(row["id"], rollouts.UNGRADED))
     answers = one(
         """SELECT id, policy, version, trainer, verdicts, tokens, backtracks FROM answers
         WHERE problem.id = $1 ORDER BY version LIMIT 200""",

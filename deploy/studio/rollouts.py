@@ -14,13 +14,15 @@ FATES = ("trained", "filtered", "waiting")
 MIXES = {"mixed": "w.right > 0 AND w.right < w.all", "all correct": "w.right = w.all", "none correct": "w.right = 0"}
 ORDERS = {"newest": "g._time DESC", "oldest": "g._time", "slowest": "g.seconds DESC"}
 COLOURS = ("log-prob", "weights", "none")
+UNGRADED: dict[str, Any] = {"reward": None, "rewards": None, "verdicts": None, "backtracks": None}
+"""Of a group that waits for the verifier."""
 
-_GROUPS = """
+_FATES = """
 WITH trained AS (SELECT DISTINCT unnest(rows) AS id FROM training WHERE trainer = 'rl'),
   dropped AS (SELECT DISTINCT input_id AS id FROM filtered WHERE input_topic IN ('rewards', 'rollouts')),
-  w AS (SELECT id, list_avg(rewards) AS reward, verdicts, len(verdicts) AS all, backtracks,
-          len(list_filter(verdicts, lambda v: v = 'correct')) AS right FROM rewards)
+  w AS (SELECT id, len(verdicts) AS all, len(list_filter(verdicts, lambda v: v = 'correct')) AS right FROM rewards)
 """
+"""What a list can be narrowed by; DuckDB leaves out what a question does not name."""
 
 
 def listed(site: Site, asked: Asked) -> Page:
@@ -32,20 +34,33 @@ def listed(site: Site, asked: Asked) -> Page:
                 fate, "NOT (g.id IN (FROM trained) OR g.id IN (FROM dropped))"
             )
         )
+    joined = ""
     if (mix := asked.get("mix")) in MIXES:
         where.append(MIXES[mix])
+        joined = "JOIN w ON g.id = w.id"
     order = ORDERS.get(asked.get("order"), ORDERS["newest"])
     found = site.tables.rows(
-        f"""{_GROUPS} SELECT g.id, g.problem.id AS problem_id, g.problem.question AS question,
-          g.problem.source AS source, g.round, g.seconds, g._time, w.reward, w.verdicts, w.backtracks
-        FROM rollouts g LEFT JOIN w ON g.id = w.id WHERE {" AND ".join(where)} ORDER BY {order} {window(asked)}""",  # noqa: S608
+        f"""{_FATES} SELECT g.id, g.problem.id AS problem_id, g.problem.question AS question,
+          g.problem.source AS source, g.round, g.seconds, g._time
+        FROM rollouts g {joined} WHERE {" AND ".join(where)} ORDER BY {order} {window(asked)}""",  # noqa: S608
         params,
     )
-    fates = _fates(site, [row["id"] for row in found])
+    ids = [row["id"] for row in found]
+    fates, graded = _fates(site, ids), rewards(site, ids)
     for row in found:
-        row["fate"] = fates.get(row["id"], [])
+        row.update(graded.get(row["id"], UNGRADED), fate=fates.get(row["id"], []))
     facets = {"sources": find.sources(site, "rollouts"), "fates": FATES, "mixes": list(MIXES), "orders": list(ORDERS)}
     return Page("rollouts.html", pages(asked, found) | facets)
+
+
+def rewards(site: Site, ids: list[str]) -> dict[str, dict[str, Any]]:
+    """What the verifier found of some groups: `reward` (the mean), `rewards`, `verdicts`, `backtracks`."""
+    rows = site.tables.rows(
+        """SELECT id, list_avg(rewards) AS reward, rewards, verdicts, backtracks FROM rewards
+        WHERE list_contains($1, id)""",
+        [ids],
+    )
+    return {row["id"]: row for row in rows}
 
 
 def _fates(site: Site, ids: list[str]) -> dict[str, list[dict[str, Any]]]:

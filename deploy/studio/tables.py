@@ -21,6 +21,8 @@ from schemas.tables import TABLES
 
 LIMIT_S = 30.0
 """For the questions of our own pages; on a quiet machine they take milliseconds."""
+KEPT = 32
+"""Answers that a snapshot keeps."""
 LOOK_EVERY_S = 1.0
 """How often the logs are looked at for a new entry."""
 OLD_S = 10.0
@@ -58,6 +60,8 @@ class Snapshot(msgspec.Struct):
     """Tables without a row."""
     lacking: dict[str, list[str]]
     """Columns that this version's tables have and these have not, by table."""
+    answers: dict[tuple[str, str], list[Row]] = msgspec.field(default_factory=dict)
+    """What `Tables.kept` has asked of it."""
 
 
 class Tables:
@@ -91,6 +95,21 @@ class Tables:
                 raise OtherVersion(first_line(error)) from error
             names = [column[0] for column in found.description]
             return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+    def kept(self, sql: str, params: Sequence[object] = ()) -> list[Row]:
+        """As `rows`, asked once of each snapshot: for what many views of a page share. The rows are not to be changed.
+
+        Raises:
+            NoDatasets, TooLong, OtherVersion: as `rows`.
+        """
+        answers = self.snapshot().answers
+        key = (sql, repr(params))
+        if (found := answers.get(key)) is None:
+            found = self.rows(sql, params)
+            if len(answers) >= KEPT:
+                answers.clear()
+            answers[key] = found
+        return found
 
     def one(self, sql: str, params: Sequence[object] = ()) -> Row:
         """The first row of an answer, or an empty one."""

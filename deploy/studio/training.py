@@ -103,7 +103,7 @@ def _runs(places: Mapping[str, Tables]) -> tuple[list[Run], list[str]]:
     missing: list[str] = []
     for place, tables in places.items():
         try:
-            rows = tables.rows(
+            rows = tables.kept(
                 """SELECT run, trainer, count(*) AS steps, max(time) AS last FROM training
                 GROUP BY run, trainer ORDER BY last DESC"""
             )
@@ -132,7 +132,7 @@ def _charts(
         mine = [run.run for run in runs if run.place == place]
         query = f"{_question(axis, columns)} AND run IN (SELECT unnest($1)) ORDER BY step"
         try:
-            answers[place] = places[place].rows(query, [mine])
+            answers[place] = places[place].kept(query, [mine])
         except Told as error:
             _say(missing, place, error)
     for run in runs:
@@ -165,7 +165,7 @@ def _evaluations(places: Mapping[str, Tables], asked: Asked, missing: list[str])
     rows: list[Row] = []
     for place, tables in places.items():
         try:
-            rows += [row | {"place": place} for row in tables.rows(f"{EVALUATIONS} ORDER BY version, source")]
+            rows += [row | {"place": place} for row in tables.kept(f"{EVALUATIONS} ORDER BY version, source")]
         except Told as error:
             _say(missing, place, error)
     sources = sorted({row["source"] for row in rows})

@@ -198,3 +198,22 @@ def test_a_file_of_too_many_rows_is_refused_not_cut(client, monkeypatch):
     assert "more than 5,000 rows" in answer.text
     assert client.get("/ask/answer.csv", params={"sql": "select * from range(5000)"}).text.count("\n") == 5001
     assert client.get("/ask/answer.csv", params={"sql": "drop table trees"}).status_code == 400
+
+
+def test_whatever_is_asked_the_tables_stay_as_they_are(client, data):
+    def files():
+        return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in (data / "datasets").rglob("*")}
+
+    before = files()
+    victim = next((data / "datasets" / "trees").glob("*.parquet"))
+    for sql in (
+        "drop view trees",
+        "delete from trees",
+        f"copy (select 1) to '{victim}' (use_tmp_file false)",
+        f"with x as (copy (select 1) to '{victim}' (use_tmp_file false)) select 1",
+        "select * from range(1000000)",
+    ):
+        assert asked(client, sql).status_code == 200
+    for path in ("/trees/none", "/rows/none", "/rows/nodes/none", "/letters/none"):
+        assert client.get(path).status_code == 404
+    assert files() == before
