@@ -69,7 +69,7 @@ def read(studio, monkeypatch):
                 sql=sql,
                 bytes=told.get("io", {}).get("total_bytes_read", 0),
                 rows=told.get("query", {}).get("total_rows_scanned", 0),  # no part where the footers know the answer
-                columns=set(columns(told["operator"])),
+                columns=set(columns(told.get("operator", []))),
             )
         )
         return rows(self, sql, params, limit_s)
