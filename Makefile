@@ -6,10 +6,11 @@ DEMO_MINUTES ?= 10
 demo: .venv/.installed
 	.venv/bin/factory up --for $(DEMO_MINUTES)m
 
-# Two test files at a time; one where all share the cluster that KAFKA_BOOTSTRAP names.
-PYTEST := .venv/bin/pytest -x -n $(if $(KAFKA_BOOTSTRAP),0,2) --dist loadfile
+# Two test files at a time (tests/conftest.py groups them); one where all share the cluster that KAFKA_BOOTSTRAP names.
+PYTEST := .venv/bin/pytest -x -n $(if $(KAFKA_BOOTSTRAP),0,2) --dist loadgroup
 
 test: check
+	tests/browser/chromium.sh
 	$(PYTEST) tests -m "not slow"
 	$(PYTEST) tests -m slow
 

@@ -20,6 +20,13 @@ from schemas.topics import TOPICS
 STAGES = ("search", "linearize", "verify", "sample", "sink", "rl", "evaluate", "sft", "produce", "prompts")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With pytest-xdist (--dist loadgroup) the tests of a file share a process."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
 def wipe(settings: Settings) -> None:
     with kafka.admin(settings) as admin:
         names = {topic.name for topic in TOPICS}

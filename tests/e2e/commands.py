@@ -58,6 +58,19 @@ def twice(data: Path) -> dict[str, int]:
     return {row["name"]: row["more"] for row in ask(data, "sql", " union all ".join(queries)) if row["more"]}
 
 
+def goes_round(data: Path) -> bool:
+    """Whether two SFT and two RL versions were published and every version has its evaluation."""
+    query = (
+        "select count(*) filter (trainer = 'sft') as sft, count(*) filter (trainer = 'rl') as rl, "
+        "(select max(version) from evaluations) as evaluated from weights"
+    )
+    try:
+        row = ask(data, "sql", query)[0]
+    except (AssertionError, IndexError):
+        return False
+    return bool(row["sft"] >= 2 and row["rl"] >= 2 and (row["evaluated"] or 0) >= 4)
+
+
 def until(true: Callable[[], bool], seconds: float, child: "subprocess.Popen[bytes]", what: str) -> None:
     """Wait for something to come about while a factory runs."""
     deadline = time.monotonic() + seconds

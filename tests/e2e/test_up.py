@@ -7,66 +7,13 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
-from commands import FACTORY, TABLES, ask, counts, flags, twice
+from commands import FACTORY, TABLES, ask, counts, flags, goes_round, twice
 from dashboards import BY_PROMETHEUS, used
-from prometheus_client.parser import text_string_to_metric_families
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-def goes_round(data: Path) -> bool:
-    """Whether two SFT and two RL versions were published and every version has its evaluation."""
-    query = (
-        "select count(*) filter (trainer = 'sft') as sft, count(*) filter (trainer = 'rl') as rl, "
-        "(select max(version) from evaluations) as evaluated from weights"
-    )
-    try:
-        row = ask(data, "sql", query)[0]
-    except (AssertionError, IndexError):
-        return False
-    return bool(row["sft"] >= 2 and row["rl"] >= 2 and (row["evaluated"] or 0) >= 4)
-
-
-def look_at(data: Path) -> None:
-    """Scrape every process as Prometheus does, twice (the second time the lag is known), and ask `factory top`."""
-    found: dict[str, float] = {}
-    for wait in (15, 0):
-        for file in (data / "metrics").glob("*.json"):
-            for group in json.loads(file.read_text("utf-8")):
-                with urlopen(f"http://{group['targets'][0]}/metrics", timeout=30) as answer:
-                    families = text_string_to_metric_families(answer.read().decode())
-                    found |= {sample.name: sample.value for family in families for sample in family.samples}
-        time.sleep(wait)
-    (data.parent / "scraped.json").write_text(json.dumps(found), "utf-8")
-    (data.parent / "top.json").write_text(json.dumps(ask(data, "top")), "utf-8")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, wipe_cluster: Callable[[], None]) -> Path:
-    """A data directory after `factory up` went all the way round and was stopped by Ctrl-C."""
-    data = tmp_path_factory.mktemp("factory") / "data"
-    wipe_cluster()
-    log = data.parent / "up.log"
-    with log.open("wb") as out:
-        child = subprocess.Popen([*FACTORY, "up", *flags(data), "--for", "12m"], stdout=out, stderr=out)
-        try:
-            deadline = time.monotonic() + 700
-            while time.monotonic() < deadline and child.poll() is None and not goes_round(data):
-                time.sleep(5)
-            look_at(data)
-            child.send_signal(signal.SIGINT)
-            code = child.wait(180)
-        finally:
-            child.kill()
-    text = log.read_text("utf-8")
-    assert code == 0, text[-4000:]
-    assert "factory sql" in text, "the summary offers queries to try"
-    return data
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("the real run")]
 
 
 def test_problems_became_trees_traces_examples_and_a_better_known_policy(data: Path) -> None:

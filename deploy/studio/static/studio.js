@@ -91,8 +91,9 @@ for (const chart of document.querySelectorAll("svg.chart")) {
     reading.textContent = `${short(first.x[index])}\n` + near.map(([line, i]) => `${line.name}  ${short(line.y[i])}`).join("\n");
     reading.hidden = false;
     const shift = at / width > 0.6 ? -reading.offsetWidth - 12 : 12;
-    reading.style.left = `${chart.offsetLeft + (at / width) * box.width + shift}px`;
-    reading.style.top = `${chart.offsetTop + 14}px`;
+    const around = chart.parentElement.getBoundingClientRect();
+    reading.style.left = `${box.left - around.left + (at / width) * box.width + shift}px`;
+    reading.style.top = `${box.top - around.top + 14}px`;
   });
   const hide = () => { reading.hidden = true; cross.remove(); };
   chart.addEventListener("pointerleave", hide);

@@ -10,7 +10,9 @@ for (const node of nodes.values()) nodes.get(node.parent)?.children.push(node);
 const root = nodes.get(data.nodes[0]?.id);
 const best = new Set(data.best);
 const most = Math.max(1, ...data.nodes.map((node) => node.visits));
-const COLUMN = 190, ROW = 27, LABEL = 25, MANY = 400;
+// A deep tree has narrower columns and shorter labels, so that it can still be read when all of it is in view.
+const COLUMN = Math.min(190, Math.max(92, 860 / Math.max(1, ...data.nodes.map((node) => node.depth))));
+const ROW = 27, LABEL = Math.floor(COLUMN / 7.6), LONG_LABEL = 25, MANY = 400;
 
 const params = new URLSearchParams(location.search);
 const state = {
@@ -74,13 +76,13 @@ function place(node, depth) {
 // What a step begins with like all its siblings says nothing: the label starts where they part.
 function label(node) {
   if (node.id === root.id) return "";
-  if (node.terminal && node.answer) return shortly(node.answer, LABEL);
+  if (node.terminal && node.answer) return shortly(node.answer, LONG_LABEL);
   const text = node.text.replace(/\s+/g, " ").trim();
   const others = nodes.get(node.parent).children.filter((one) => one !== node).map((one) => one.text.replace(/\s+/g, " ").trim());
   let same = others.length ? text.length : 0;
   for (const other of others) { let at = 0; while (at < same && text[at] === other[at]) at++; same = at; }
   const start = same > 8 && same < text.length ? text.lastIndexOf(" ", same) + 1 : 0;
-  return (start ? "…" : "") + shortly(text.slice(start), LABEL);
+  return (start ? "…" : "") + shortly(text.slice(start), node.children.length ? LABEL : LONG_LABEL);
 }
 const visible = (node) => [node, ...(node.open ? node.children.flatMap(visible) : [])];
 const stage = make("g");

@@ -92,6 +92,7 @@ def test_every_answer_forbids_what_is_not_the_studios(client, path):
     assert "unsafe" not in policy
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["cache-control"] == "no-store"
+    assert headers["referrer-policy"] == "same-origin"  # else a browser sends our own form with the origin null
 
 
 def test_a_long_query_fits_into_an_address(client):
