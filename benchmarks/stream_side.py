@@ -67,7 +67,7 @@ def publish(settings: Settings, rows: str) -> dict[str, float]:
 
 def datasets(settings: Settings) -> Datasets:
     """The tables of the data directory."""
-    return Datasets(Path(settings.factory.data) / "datasets")
+    return Datasets.of(settings)
 
 
 def sink(settings: Settings) -> dict[str, float]:

@@ -31,12 +31,12 @@ def pinned(datasets: Datasets, text: str, now: datetime) -> dict[str, int]:
     opened = datasets.open()
     named = _versions(datasets, text) if "@" in text else {}
     if named:
-        moment = max(committed_at(datasets.root / name, version) for name, version in named.items())
+        moment = max(committed_at(datasets.place.folder(name), version) for name, version in named.items())
     else:
         moment = int(_time(text, now).timestamp() * 1000)
-    found = {name: version_at(datasets.root / name, moment) for name in opened}
+    found = {name: version_at(datasets.place.folder(name), moment) for name in opened}
     if all(version is None for version in found.values()):
-        first = min(committed_at(datasets.root / name, 0) for name in opened)
+        first = min(committed_at(datasets.place.folder(name), 0) for name in opened)
         began = datetime.fromtimestamp(first / 1000, now.tzinfo).isoformat(sep=" ", timespec="seconds")
         raise BadSettings(f"--as-of {text}: the tables begin at {began}")
     # A table that was not there yet was empty, which is its version 0.

@@ -8,6 +8,7 @@ until `factory compact --keep-days` removes them.
 import duckdb
 
 from deploy.sql import Pin, datasets
+from processors.places import refuse
 from processors.snapshot import REPLACED, SUPERSEDED, connection, view
 from schemas.settings import Settings
 
@@ -16,8 +17,10 @@ def script(settings: Settings, pin: Pin = None) -> str:
     """SQL that makes a view of each table, and `superseded` and `replaced`, in a DuckDB that may read files.
 
     Raises:
+        NotOnStore: they lie on a store.
         NoDatasets, NoVersion, Damaged: the tables cannot be read.
     """
+    refuse(settings, "--attach-script", "`factory export` writes files for another DuckDB")
     tables = datasets(settings)
     versions = {name: table.version() for name, table in tables.open(pin).items()}
     files, conditions = tables.snapshot(versions)
@@ -28,7 +31,7 @@ def script(settings: Settings, pin: Pin = None) -> str:
         ]
     views = [one.strip().replace("CREATE VIEW", "CREATE OR REPLACE VIEW", 1) for one in (*made, SUPERSEDED, REPLACED)]
     told = ", ".join(f"{name}@{version}" for name, version in versions.items())
-    head = f"-- The tables in {tables.root} at {told}".replace("\n", " ")
+    head = f"-- The tables in {tables.place} at {told}".replace("\n", " ")
     return "\n".join([head, *(f"{one};" for one in views)])
 
 

@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from deploy import options as o
+from processors.places import refuse
 from schemas.load import BadSettings, load
 from schemas.settings import Settings
 
@@ -84,7 +85,9 @@ def _resolver(policy: str | None, texts: list[str]) -> Any:  # noqa: ANN401 - de
     own = [*texts, *([f"policy.path={msgspec.json.encode(policy).decode()}"] if policy else [])]
 
     def resolve(values: Mapping[str, Any]) -> Settings:
-        return load(None, os.environ, [*(f"{key}={_toml(value)}" for key, value in values.items()), *own])
+        settings = load(None, os.environ, [*(f"{key}={_toml(value)}" for key, value in values.items()), *own])
+        refuse(settings, "factory reproduce", "its arms share files by links, so leave factory.store out")
+        return settings
 
     return resolve
 

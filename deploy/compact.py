@@ -5,7 +5,6 @@ merge replaced stays for an hour at least), and every version of a table can be 
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -14,7 +13,6 @@ from deploy.leftovers import clear
 from processors import kafka
 from processors.dataset import KEEP_S, Datasets, NoDatasets
 from schemas.settings import Settings
-from schemas.tables import TABLES
 from trainers.retention import retire
 
 ATTEMPTS = 5
@@ -44,10 +42,10 @@ def run(settings: Settings, names: Sequence[str], keep_days: float | None) -> li
     """
     for name in names:
         table_named(name)
-    datasets = Datasets(Path(settings.factory.data) / "datasets")
-    there = [name for name in TABLES if (datasets.root / name / "_delta_log").exists()]
+    datasets = Datasets.of(settings)
+    there = datasets.place.names()
     if not there:
-        raise NoDatasets(f"{datasets.root} holds no tables yet: `factory up` creates and fills them")
+        raise NoDatasets(f"{datasets.place} holds no tables yet: `factory up` creates and fills them")
     keep_s = None if keep_days is None else max(keep_days * 86_400, KEEP_S)
     done = [_table(datasets, name, keep_s) for name in there if not names or name in names]
     if keep_s is not None and not names:
@@ -66,14 +64,10 @@ def _table(datasets: Datasets, name: str, keep_s: float | None) -> Compacted:
             break
     done.files = len(datasets.table(name).file_uris())
     if keep_s is not None:
-        before = _size(datasets.root / name)
+        before = datasets.place.size(name)
         done.removed = len(datasets.vacuum(name, keep_s))
-        done.freed_bytes = max(0, before - _size(datasets.root / name))
+        done.freed_bytes = max(0, before - datasets.place.size(name))
     return done
-
-
-def _size(table: Path) -> int:
-    return sum(path.stat().st_size for path in table.glob("*.parquet"))
 
 
 def _weights(settings: Settings, datasets: Datasets) -> Compacted:

@@ -13,6 +13,7 @@ from deploy.placement import has_gpu, is_shared
 from processors import chat, kafka
 from processors.dataset import Datasets
 from schemas import plugins
+from schemas.errors import Told
 from schemas.settings import Settings
 from schemas.tables import TABLES
 
@@ -106,8 +107,12 @@ def _broker(settings: Settings) -> Check:
 
 
 def _tables(settings: Settings) -> Check:
-    root = Path(settings.factory.data) / "datasets"
-    if not root.exists():
+    try:
+        datasets = Datasets.of(settings)
+        versions = datasets.versions()
+    except Told as error:
+        return Check("tables", False, str(error), "put that right")
+    if not versions:
         return Check("tables", True, "none yet")
-    versions = Datasets(root).versions()
-    return Check("tables", set(TABLES) <= set(versions), f"{len(versions)} tables in {root}", "factory up creates them")
+    found = f"{len(versions)} tables in {datasets.place}"
+    return Check("tables", set(TABLES) <= set(versions), found, "factory up creates them")

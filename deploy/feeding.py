@@ -67,7 +67,7 @@ def feed_again(settings: Settings) -> dict[str, int]:
         KafkaError: when a message was not acknowledged.
     """
     kafka.create_topics(settings)
-    datasets = Datasets(Path(settings.factory.data) / "datasets")
+    datasets = Datasets.of(settings)
     datasets.create()
     pin = datasets.versions()
     wanted = [("weights", "")] + [(step.input, unanswered(step)) for step in STEPS]
@@ -129,7 +129,7 @@ def save_offsets(settings: Settings, wait_s: float) -> bool:
 
 def in_tables(settings: Settings, ids: dict[str, str], ends: dict[tuple[str, int], int]) -> bool:
     """Whether the tables hold (or have deliberately skipped) every record below these high watermarks."""
-    datasets = Datasets(Path(settings.factory.data) / "datasets")
+    datasets = Datasets.of(settings)
     for topic in TOPICS:
         held = datasets.offsets(topic.table)
         for (name, partition), end in ends.items():

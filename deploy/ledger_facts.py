@@ -110,7 +110,7 @@ class Facts:
             if not self.embedded:
                 raise
             self._offline()
-        datasets = Datasets(Path(settings.factory.data) / "datasets")
+        datasets = Datasets.of(settings)
         self.pin = datasets.versions()
         self.offsets = {name: datasets.offsets(name, version) for name, version in self.pin.items()}
         self.connection = self._connect(datasets)

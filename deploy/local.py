@@ -92,7 +92,7 @@ class Factory:
 
     def _open(self) -> None:
         """Broker, topics, tables, and what is not done."""
-        Datasets(self.data / "datasets").create()
+        Datasets.of(self.settings).create()
         if self.broker:
             self.broker.open()
             self._opened = time.monotonic()

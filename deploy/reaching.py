@@ -59,7 +59,7 @@ def a_broker(settings: Settings) -> Iterator[bool]:
     broker = EmbeddedBroker(settings)
     try:
         broker.open()
-        with _sinking(settings, Datasets(data / "datasets")):
+        with _sinking(settings, Datasets.of(settings)):
             yield False
         save_offsets(settings, wait_s=POLL_S)
     finally:

@@ -9,7 +9,6 @@ default training set leaves them out: the newest code wins. A second run finds n
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -304,4 +303,4 @@ def _create(settings: Settings, to: str, *, online: bool) -> None:
 
 
 def _datasets(settings: Settings) -> Datasets:
-    return Datasets(Path(settings.factory.data) / "datasets")
+    return Datasets.of(settings)

@@ -101,7 +101,7 @@ def keep(settings: Settings, rows: Sequence[Evaluation]) -> None:
     Raises:
         BadPlace, OtherColumns: the data directory's tables cannot be used.
     """
-    datasets = Datasets(Path(settings.factory.data) / "datasets")
+    datasets = Datasets.of(settings)
     datasets.create()
     known = datasets.ids(TABLE)
     batches = [

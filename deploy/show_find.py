@@ -4,7 +4,6 @@ A trace names the sha of the tree's bytes it was made from. Only a tree of that 
 same search has other nodes under the same numbers.
 """
 
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -93,7 +92,7 @@ def find_problem(settings: Settings, id_: str) -> m.Problem:
 
 
 def _datasets(settings: Settings) -> Datasets:
-    return Datasets(Path(settings.factory.data) / "datasets")
+    return Datasets.of(settings)
 
 
 def _find(datasets: Datasets, pin: dict[str, int], kind: type[M], id_: str, also: str = "id") -> tuple[M, str]:

@@ -33,7 +33,7 @@ A query ends with Enter. The tables are pinned anew for each query (with --as-of
 
 def datasets(settings: Settings) -> Datasets:
     """The tables of the data directory."""
-    return Datasets(Path(settings.factory.data) / "datasets")
+    return Datasets.of(settings)
 
 
 def query(settings: Settings, text: str, pin: Pin = None) -> pa.Table:

@@ -1,7 +1,5 @@
 """What `factory up` says at its end: the ledger, the datasets' sizes, pass@1 of each version, queries to try next."""
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.table import Table
 
@@ -16,7 +14,7 @@ QUERIES = (questions.EVALUATIONS, questions.ARMS, questions.LOW_Q)
 def print_summary(settings: Settings, console: Console) -> None:
     """Print it all from the tables alone."""
     console.print(ledger_show.render(ledger.compute(settings)))
-    with Datasets(Path(settings.factory.data) / "datasets").connect() as connection:
+    with Datasets.of(settings).connect() as connection:
         sizes = Table(title="datasets", box=None)
         sizes.add_column("table")
         sizes.add_column("rows", justify="right")

@@ -9,13 +9,12 @@ import errno
 import fcntl
 import math
 import os
-import shlex
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -23,14 +22,18 @@ from deltalake import DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from processors.appending import app_id, commit, is_in, merging, uncovered
-from processors.delta_log import committed_at, transactions
-from processors.mending import files_of, mend
-from processors.owning import TableBusy, owned
+from processors.delta_log import Directory, committed_at, transactions
+from processors.owning import TableBusy
+from processors.places import BadPlace, Damaged, Here, Place, Source, There
 from processors.snapshot import connection, quoted, up_to
-from schemas.errors import Told, first_line
+from schemas.errors import Told
 from schemas.messages import Message
+from schemas.settings import Settings
 from schemas.tables import TABLES, from_row
 from schemas.topics import BY_MESSAGE, TOPICS
+
+if TYPE_CHECKING:
+    from processors.store import Store
 
 __all__ = [
     "COMPACT_FILES",
@@ -69,14 +72,6 @@ class OtherColumns(Told, RuntimeError):
     """A table has not the columns of this version; the text says what to do."""
 
 
-class BadPlace(Told, ValueError):
-    """The data directory's path cannot hold tables; the text says why."""
-
-
-class Damaged(Told, RuntimeError):
-    """A table's log or a file of it is cut off or missing; the text names the command that puts it right."""
-
-
 class NoVersion(Told, LookupError):
     """A table has no such version; the text says which it has."""
 
@@ -95,14 +90,30 @@ def _sinks(table: str) -> str:
 
 
 class Datasets:
-    """The tables of a data directory.
+    """The tables of a data directory, or of a store.
 
     Args:
-        root: <data>/datasets; one folder a table.
+        root: <data>/datasets; one folder a table, and this machine's locks.
+        store: where the tables are instead; None = in `root`.
     """
 
-    def __init__(self, root: Path) -> None:
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Those of a factory.
+
+        Raises:
+            StoreFailed: factory.store is set, and nothing says who we are there.
+        """
+        root = Path(settings.factory.data) / "datasets"
+        if not settings.factory.store:
+            return cls(root)
+        from processors.store import Store  # a client that those without a store need not load
+
+        return cls(root, Store(settings.factory.store))
+
+    def __init__(self, root: Path, store: "Store | None" = None) -> None:
         self.root = Path(root).absolute()
+        self.place: Place = There(store) if store else Here(self.root)
         self._lock = threading.Lock()
         self._writers: dict[str, DeltaTable] = {}
 
@@ -114,26 +125,36 @@ class Datasets:
             OtherColumns: for a table made by another version of the factory.
             Damaged: for one that a power cut or a full disk left half-written and that cannot be mended by itself.
         """
-        if odd := sorted(set(str(self.root)) & set("[]*?")):
-            raise BadPlace(
-                f"{self.root}: tables cannot lie under a path with {' '.join(odd)}; choose another data directory"
-            )
+        self.place.make()
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".create.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # racing creators of a Delta table fail
+            begun = set(self.place.begun())
             for name, schema in TABLES.items():
-                if not any((self.root / name / "_delta_log").glob("0*.json")):
-                    DeltaTable.create(
-                        str(self.root / name), schema=schema, mode="ignore", configuration=dict(_CONFIGURATION)
-                    )
+                if name not in begun:
+                    self._create(name)
                     continue
                 for sentence in self.mend(name):
                     print(f"factory: {sentence}", file=sys.stderr)
                 if {field.name for field in self.table(name).schema().fields} != set(schema.names):
                     raise OtherColumns(
-                        f"{self.root / name} was made by another version of the factory (other columns): "
+                        f"{self.place.folder(name)} was made by another version of the factory (other columns): "
                         "go on with that version, or start a new one with --data"
                     )
+
+    def _create(self, name: str) -> None:
+        with self.place.failing():
+            try:
+                DeltaTable.create(
+                    str(self.place.folder(name)),
+                    schema=TABLES[name],
+                    mode="ignore",
+                    configuration=dict(_CONFIGURATION),
+                    storage_options=self.place.options,
+                )
+            except DeltaError:  # on a store, another machine was first
+                if name not in self.place.begun():
+                    raise
 
     def table(self, name: str, version: int | None = None) -> DeltaTable:
         """The table now, or as it was at a version.
@@ -144,40 +165,24 @@ class Datasets:
             Damaged: when its log cannot be read.
         """
         try:
-            return DeltaTable(str(self.root / name), version=version)
+            return DeltaTable(str(self.place.folder(name)), version=version, storage_options=self.place.options)
         except TableNotFoundError:
-            raise NoDatasets(f"{self.root} has no table {name!r}: `factory up` creates and fills the tables") from None
+            raise NoDatasets(f"{self.place} has no table {name!r}: `factory up` creates and fills the tables") from None
         except DeltaError as error:
             if version is not None and version > (newest := self.table(name).version()):
                 raise NoVersion(f"table {name} has no version {version}: they are 0 to {newest}") from None
-            raise self._damaged(name, error) from error
-
-    def _damaged(self, name: str, error: Exception) -> Damaged:
-        """What to say of a table that cannot be read."""
-        command = f"factory compact {name} --data {shlex.quote(str(self.root.parent))}"
-        return Damaged(
-            f"table {name} cannot be read ({first_line(error)}): was the power cut, or the disk full? "
-            f"`{command}` sets aside what was not written to its end; the rows that it held come again from their topic"
-        )
+            raise self.place.unreadable(name, error) from error
+        except OSError:
+            with self.place.failing():
+                raise
 
     def mend(self, name: str) -> list[str]:
         """Set aside what a power cut left half-written at a table's end; sentences that say what was done.
 
-        Offsets saved of the embedded broker are ahead of the table then, and go. Nothing is touched while a sink of
-        this machine has the table.
-
         Raises:
             Damaged: when that would take rows that were written long ago.
         """
-        try:
-            with owned(self.root, name, wait_s=0.0):
-                if said := mend(self.root / name):
-                    (self.root.parent / "state" / "offsets.json").unlink(missing_ok=True)
-                return said
-        except TableBusy:
-            return []
-        except ValueError as error:
-            raise Damaged(str(error)) from error
+        return self.place.mend(name)
 
     def open(self, pin: Mapping[str, int] | None = None) -> dict[str, DeltaTable]:
         """All tables that exist, each at its version in `pin` or, where that names none, as it is now.
@@ -185,9 +190,9 @@ class Datasets:
         Raises:
             NoDatasets: when there is not one.
         """
-        names = [name for name in TABLES if (self.root / name / "_delta_log").exists()]
+        names = self.place.names()
         if not names:
-            raise NoDatasets(f"{self.root} holds no tables yet: `factory up` creates and fills them")
+            raise NoDatasets(f"{self.place} holds no tables yet: `factory up` creates and fills them")
         wanted = dict(pin or {})
         with ThreadPoolExecutor(4) as pool:
             return dict(zip(names, pool.map(lambda name: self.table(name, wanted.get(name)), names), strict=True))
@@ -201,7 +206,7 @@ class Datasets:
 
     def offsets(self, name: str, version: int | None = None) -> dict[str, int]:
         """The last offset the table holds (or has deliberately skipped), by app id `table:topic_uuid:partition`."""
-        held = transactions(self.root / name, self.table(name, version).version())
+        held = transactions(self.place.folder(name), self.table(name, version).version())
         return {app: offset for app, offset in held.items() if app != _sinks(name)}
 
     def held(self, names: Iterable[str]) -> dict[str, Held]:
@@ -211,7 +216,7 @@ class Datasets:
             shas = {name: _shas(connection, name) for name in names}
         found = {}
         for name, known in shas.items():
-            offsets = transactions(self.root / name, pin[name])
+            offsets = transactions(self.place.folder(name), pin[name])
             found[name] = Held(known, commits=offsets.pop(_sinks(name), 0), offsets=offsets)
         return found
 
@@ -245,7 +250,7 @@ class Datasets:
             CommitFailedError: when eight attempts in a row met another writer.
             OSError: with errno ENOSPC when the disk is full; nothing was added then.
         """
-        with self._lock:
+        with self._lock, self.place.failing():
             table = self._writers.setdefault(name, self.table(name))
             for attempt in range(_ATTEMPTS):
                 table.update_incremental()
@@ -276,10 +281,10 @@ class Datasets:
     def _named(self, error: Exception, name: str) -> Exception:
         """The library's error, with the number and the place that a full disk's has everywhere else."""
         if f"os error {errno.ENOSPC}" in str(error):
-            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.root / name))
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.place.folder(name)))
         return error
 
-    def vacuum(self, name: str, keep_s: float) -> list[Path]:
+    def vacuum(self, name: str, keep_s: float) -> list[Directory]:
         """Remove files that a compaction replaced, and files that no commit names, when they are older than `keep_s`.
 
         Every version stays readable (`connect`). Files of the last hour stay whatever `keep_s` is.
@@ -289,8 +294,9 @@ class Datasets:
         """
         hours = math.ceil(max(keep_s, KEEP_S) / 3600)
         table = self.table(name)
-        gone = table.vacuum(hours, dry_run=False, enforce_retention_duration=False, full=True)
-        return [self.root / name / file for file in gone]
+        with self.place.failing():
+            gone = table.vacuum(hours, dry_run=False, enforce_retention_duration=False, full=True)
+        return [self.place.folder(name) / str(file) for file in gone]
 
     def compact(self, name: str, files: int = COMPACT_FILES) -> bool:
         """Merge the table's small files where there are more than `files`; older versions stay readable.
@@ -301,7 +307,7 @@ class Datasets:
         Raises:
             OSError: with errno ENOSPC when the disk is full; the table is as it was.
         """
-        with self._lock:
+        with self._lock, self.place.failing():
             table = self._writers.setdefault(name, self.table(name))
             table.update_incremental()
             if len(table.file_uris()) <= files:
@@ -331,21 +337,21 @@ class Datasets:
         """
         return connection(*self.snapshot(pin), memory_mb)
 
-    def snapshot(self, pin: Mapping[str, int] | None = None) -> tuple[dict[str, list[str]], dict[str, str]]:
-        """The files of each table, and the WHERE clause of those that are not to be shown as a whole; as `connect`."""
+    def snapshot(self, pin: Mapping[str, int] | None = None) -> tuple[dict[str, Source], dict[str, str]]:
+        """What each table is read from, and the WHERE clause of those that are not shown as a whole; as `connect`."""
         opened = self.open(pin)
-        files: dict[str, list[str]] = {name: [] for name in TABLES}
+        sources: dict[str, Source] = {name: [] for name in TABLES}
         until: dict[str, str] = {}
         for name, table in opened.items():
-            files[name], lost = files_of(self.root / name, table)
+            sources[name], lost = self.place.source(name, table, old=name in (pin or {}))
             if lost and name in (pin or {}):
-                files[name], lost = files_of(self.root / name, self.table(name))
+                sources[name], lost = self.place.source(name, self.table(name), old=False)
                 until[name] = up_to(
-                    self.offsets(name, table.version()), committed_at(self.root / name, table.version())
+                    self.offsets(name, table.version()), committed_at(self.place.folder(name), table.version())
                 )
             if lost:
-                raise self._damaged(name, RuntimeError(f"its file {lost} is cut off or gone"))
-        return files, until
+                raise self.place.unreadable(name, RuntimeError(f"its file {lost} is cut off or gone"))
+        return sources, until
 
     def ids(self, name: str) -> set[str]:
         """The ids in a table (in `nodes`: of the trees), as text."""

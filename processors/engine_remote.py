@@ -22,6 +22,7 @@ import httpx
 import msgspec
 
 from processors.announced import check_bytes, check_place
+from processors.cached import at_hand
 from processors.chat import Chat, resolve
 from processors.engine_queue import Turns
 from processors.fits import check_fit
@@ -290,6 +291,7 @@ class RemoteEngine:
 
     async def _load(self, weights: Weights) -> None:
         assert self._client is not None
+        weights = await asyncio.to_thread(at_hand, self._settings, weights)
         if weights.sha256 not in self._trusted:
             check_place(self._settings, weights)
             await asyncio.to_thread(check_bytes, weights)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from processors.announced import check_bytes, check_place
+from processors.cached import at_hand
 from processors.chat import Chat, resolve
 from processors.engine_core import Core, Sampled
 from processors.engine_queue import Turns
@@ -301,7 +302,7 @@ class VllmEngine:
 
     def _enter(self, weights: Weights) -> None:
         """Load weights that are in place and unchanged; where the log-probs disagree, once more in a fresh engine."""
-        sha = weights.sha256
+        sha, weights = weights.sha256, at_hand(self._settings, weights)
         if sha not in self.trusted:
             check_place(self._settings, weights)
             check_bytes(weights)
@@ -333,7 +334,7 @@ class VllmEngine:
 
     def _load(self, weights: Weights) -> None:
         core = self._built
-        core.load(weights.path)  # where it refuses, nothing was touched
+        core.load(at_hand(self._settings, weights).path)  # where it refuses, nothing was touched
         self._held = weights.sha256
         passed("engine:announcement")
         if ids := probe_ids(weights, core.max_len):

@@ -5,7 +5,6 @@ log and the tables cannot disagree with what was really published.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TypeVar
 
 from processors import kafka
@@ -31,9 +30,9 @@ def history(settings: Settings, kind: type[M], where: str = "") -> Iterator[M]:
         BrokerMissing: when no broker answers.
     """
     topic = BY_MESSAGE[kind]
-    datasets = Datasets(Path(settings.factory.data) / "datasets")
+    datasets = Datasets.of(settings)
     start: dict[int, int] = {}
-    if (datasets.root / topic.table / "_delta_log").exists():
+    if topic.table in datasets.place.names():
         version = datasets.table(topic.table).version()
         start = beyond(settings, datasets, kind, version)
         yield from datasets.messages(kind, where, {topic.table: version})

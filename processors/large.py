@@ -1,9 +1,9 @@
 """A message above the broker's size limit travels as a file and a small record that names it by its sha256.
 
 The file lies in <data>/large, so stages on several machines need the data directory in common for such messages. It
-stays until a clearing (deploy/leftovers.py) finds that its message is in its table and every stage has passed it.
-Nobody but this module knows the difference: what it hands on are the message's own bytes, so that shas, ids and rows
-are the same whichever way a message came.
+stays until a clearing (deploy/leftovers.py) finds that its message is in its table and every stage has passed it. With
+factory.store it lies on the store, in large/, and stays there. Nobody but this module knows the difference: what it
+hands on are the message's own bytes, so that shas, ids and rows are the same whichever way a message came.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ def packed(settings: Settings, message: Message) -> bytes:
     if len(data) + OVERHEAD_BYTES <= settings.broker.message_max_bytes:
         return data
     sha = hashlib.sha256(data).hexdigest()
-    _write(_path(settings, sha), data)
+    _write(settings, sha, data)
     return encode(Reference(kind=type(message).__name__, id=message_id(message), sha256=sha, bytes=len(data)))
 
 
@@ -49,14 +49,14 @@ def unpacked(settings: Settings, value: bytes | None) -> bytes:
         return value or b""
     try:
         reference = msgspec.json.decode(value, type=Reference)
-        path = _path(settings, reference.sha256)
-        data = zstandard.ZstdDecompressor().decompress(path.read_bytes(), max_output_size=reference.bytes)
+        packed = _read(settings, reference.sha256)
+        data = zstandard.ZstdDecompressor().decompress(packed, max_output_size=reference.bytes)
     except (msgspec.MsgspecError, UnicodeDecodeError, FileNotFoundError, zstandard.ZstdError) as error:
         raise BadMessage(f"a message that travels as a file cannot be read: {error}") from error
     except OSError as error:
         raise NotReadable(f"a message that travels as a file cannot be read now: {error}") from error
     if hashlib.sha256(data).hexdigest() != reference.sha256:
-        raise BadMessage(f"a message that travels as a file: {path} has changed since it was sent")
+        raise BadMessage(f"a message that travels as a file: {reference.sha256} has changed since it was sent")
     return data
 
 
@@ -80,8 +80,28 @@ def folder(settings: Settings) -> Path:
     return Path(settings.factory.data) / "large"
 
 
-def _write(path: Path, data: bytes) -> None:
+def _read(settings: Settings, sha: str) -> bytes:
+    if not settings.factory.store:
+        return _path(settings, sha).read_bytes()
+    from processors.store import Store, StoreFailed
+
+    try:
+        return Store(settings.factory.store).folder(f"large/{_path(settings, sha).name}").read_bytes()
+    except StoreFailed as error:
+        raise NotReadable(f"a message that travels as a file cannot be read now: {error}") from error
+
+
+def _write(settings: Settings, sha: str, data: bytes) -> None:
     """By rename, and once: the name says what is in it. A file that is there is young again: it is needed now."""
+    path = _path(settings, sha)
+    if settings.factory.store:
+        from processors.store import Store, StoreFailed
+
+        try:
+            Store(settings.factory.store).take(f"large/{path.name}", zstandard.compress(data))
+        except StoreFailed as error:
+            raise NotReadable(f"a message that travels as a file cannot be written now: {error}") from error
+        return
     if path.exists():
         path.touch()
         return

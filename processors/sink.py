@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -65,7 +64,7 @@ def run(settings: Settings, topics: list[str], status: Status) -> None:
         TooManyLetters: when most of a topic's messages are none.
     """
     gc.set_threshold(GC_OBJECTS)
-    datasets = Datasets(Path(settings.factory.data) / "datasets")
+    datasets = Datasets.of(settings)
     datasets.create()
     kafka.create_topics(settings)
     with stop_event() as stopping, _owning(datasets, topics):

@@ -1,6 +1,7 @@
 """A DuckDB connection that sees each table as one list of Parquet files, and sees nothing else of this machine."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import duckdb
 
@@ -43,12 +44,12 @@ def quoted(text: str) -> str:
 
 
 def connection(
-    files: Mapping[str, Sequence[str]], conditions: Mapping[str, str], memory_mb: int = 0
+    sources: Mapping[str, Sequence[str] | Any], conditions: Mapping[str, str], memory_mb: int = 0
 ) -> duckdb.DuckDBPyConnection:
     """A connection with a view a table, which can open these files and nothing else; its configuration is locked.
 
     Args:
-        files: the paths of each table's files; none = an empty view.
+        sources: the paths of each table's files (none = an empty view), or a pyarrow dataset.
         conditions: WHERE clauses of tables that are not shown as a whole.
         memory_mb: what a query may use; 0 = DuckDB's own limit.
     """
@@ -59,10 +60,16 @@ def connection(
     if memory_mb:
         config["memory_limit"] = f"{memory_mb}MiB"
     made = duckdb.connect(config=config)
-    made.execute(f"SET allowed_paths = [{', '.join(quoted(path) for paths in files.values() for path in paths)}]")
-    for name, paths in files.items():
-        if paths:
-            made.execute(view(name, paths, conditions.get(name, "")))
+    listed = [quoted(path) for source in sources.values() if isinstance(source, list) for path in source]
+    made.execute(f"SET allowed_paths = [{', '.join(listed)}]")
+    for name, source in sources.items():
+        condition = conditions.get(name, "")
+        if not isinstance(source, list):
+            made.register(f"{name} as it is" if condition else name, source)
+            if condition:
+                made.execute(f'CREATE VIEW "{name}" AS SELECT * FROM "{name} as it is" {condition}')  # noqa: S608
+        elif source:
+            made.execute(view(name, source, condition))
         else:
             made.register(name, TABLES[name].empty_table())
     made.execute(SUPERSEDED)

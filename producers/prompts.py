@@ -11,7 +11,6 @@ import heapq
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import msgspec
 from kafka import KafkaProducer
@@ -182,7 +181,7 @@ def run(settings: Settings, status: Status, stop: threading.Event | None = None)
         BrokerMissing: no broker answers.
     """
     with stop_event() if stop is None else contextlib.nullcontext(stop) as asked:
-        datasets = Datasets(Path(settings.factory.data) / "datasets")
+        datasets = Datasets.of(settings)
         datasets.create()
         reserved = Reserved(settings)
         choose(datasets, settings.prompts, reserved, settings.sql)  # a wrong query is told now, not when SFT is done

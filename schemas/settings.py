@@ -3,6 +3,7 @@
 Values marked [ours] in docs/architecture.md are not the paper's. Defaults suit `make demo`: two cores, the tiny policy.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -11,6 +12,8 @@ from schemas import plugins
 from schemas.access import Access
 from schemas.kinds import Count, NotNegative, Positive
 from schemas.training_settings import RlSection, SftSection
+
+_STORE = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w-][\w.-]*)*/?", re.ASCII)
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,6 +31,9 @@ class FactorySection(Section, frozen=True, kw_only=True):
 
     data: str = "data"
     """Directory of datasets, weights, checkpoints and logs."""
+    store: str = ""
+    """s3://BUCKET[/PREFIX]: datasets, weights and checkpoints lie there, and `data` holds what is this machine's alone.
+    Who we are there is said by the AWS_ variables of the environment (processors/store.py)."""
     seed: int = 0
     workers: Literal["auto", "shared", "separate"] = "auto"
     """Placement: 'shared' = search, sample, evaluate on one engine; 'auto' = shared below 8 cores without a GPU."""
@@ -37,6 +43,11 @@ class FactorySection(Section, frozen=True, kw_only=True):
     """A process that dies this often without progress stops the factory."""
     grace_s: Positive = 45.0
     """After SIGTERM a stage's messages in hand may take this long; later ones are left uncommitted and come again."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no prefix of a bucket."""
+        if self.store and not _STORE.fullmatch(self.store):
+            raise ValueError("factory.store: write s3://BUCKET or s3://BUCKET/PREFIX (letters, digits, . _ - and /)")
 
 
 class BrokerSection(Access, frozen=True, kw_only=True):
@@ -358,3 +369,11 @@ class Settings(Section, frozen=True, kw_only=True):
     sft: SftSection = SftSection()
     rl: RlSection = RlSection()
     evaluate: EvaluateSection = EvaluateSection()
+
+    def __post_init__(self) -> None:
+        """Refuse what is not supported on a store."""
+        if self.factory.store and self.weights.keep:
+            raise ValueError(
+                "weights.keep on s3:// is not supported: old versions stay there; set weights.keep to 0, or leave "
+                "factory.store out"
+            )

@@ -5,10 +5,15 @@ that cluster, and the factory's topics and groups are deleted before each test.
 """
 
 import os
+import subprocess
+import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from deploy.broker import EmbeddedBroker
@@ -107,3 +112,41 @@ def send_all(settings) -> Callable[..., Any]:
         producer.close()
 
     return send
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory) -> Iterator[str]:
+    """http://HOST:PORT of a local S3 server."""
+    told = tmp_path_factory.mktemp("s3") / "port"
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("s3_server.py")), str(told)], stdin=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while not told.exists():
+        assert process.poll() is None, "the S3 server ended"
+        assert time.monotonic() < deadline, "the S3 server did not start"
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{told.read_text()}"
+    process.communicate()
+
+
+@pytest.fixture(scope="session")
+def make_store(s3_server) -> Callable[[pytest.MonkeyPatch], str]:
+    """make_store(monkeypatch) makes a bucket, tells the environment how to come there, and gives s3://BUCKET/run."""
+
+    def make(environment: pytest.MonkeyPatch) -> str:
+        bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+        httpx.put(f"{s3_server}/{bucket}").raise_for_status()
+        environment.setenv("AWS_ENDPOINT_URL", s3_server)
+        environment.setenv("AWS_REGION", "us-east-1")
+        environment.setenv("AWS_ACCESS_KEY_ID", "TESTKEYID")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
+        return f"s3://{bucket}/run"
+
+    return make
+
+
+@pytest.fixture
+def store(make_store, monkeypatch) -> str:
+    """A new store; see make_store."""
+    return make_store(monkeypatch)

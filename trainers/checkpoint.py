@@ -105,8 +105,14 @@ def save(root: Path, state: State, tensors: Callable[[Path], None]) -> Path:
 
 def found(root: Path) -> list[Path]:
     """The complete checkpoints under `root`, oldest first."""
-    named = [(match, path) for path in root.glob("step-*") if (match := _NAME.fullmatch(path.name))]
-    return [path for match, path in sorted(named, key=lambda pair: (int(pair[0][1]), int(pair[0][2])))]
+    return sorted((path for path in root.glob("step-*") if _NAME.fullmatch(path.name)), key=lambda path: age(path.name))
+
+
+def age(name: str) -> tuple[int, int]:
+    """A checkpoint's step and save, by its name."""
+    match = _NAME.fullmatch(name)
+    assert match
+    return int(match[1]), int(match[2])
 
 
 def newest(root: Path) -> tuple[Path | None, list[str]]:

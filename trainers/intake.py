@@ -17,6 +17,7 @@ from kafka import OffsetAndMetadata, TopicPartition
 
 from processors import kafka
 from processors.dataset import Datasets, quoted
+from processors.places import Source
 from schemas.messages import RewardGroup
 from schemas.settings import Settings
 from schemas.tables import from_row
@@ -65,10 +66,10 @@ class Intake:
             return []
         self._looked = time.monotonic()
         self._table.update_incremental()
-        files = [uri.removeprefix("file://") for uri in self._table.file_uris()]
+        files = self._table.file_uris()
         fresh = [file for file in files if file not in self._read]
         self._read = set(files)
-        groups = _groups(fresh, self.offered) if fresh else []
+        groups = _groups(self._datasets.place.files(TOPIC, fresh), self.offered) if fresh else []
         self.offered.update(group.id for group in groups)
         return groups
 
@@ -104,12 +105,15 @@ def _name(value: bytes) -> str:
         return ""
 
 
-def _groups(files: list[str], offered: Collection[str]) -> list[RewardGroup]:
+def _groups(files: Source, offered: Collection[str]) -> list[RewardGroup]:
     """The groups in these files that were not offered: after a start or a compaction, a few of very many."""
-    listed = ", ".join(quoted(file) for file in files)
     with duckdb.connect() as connection:
+        if isinstance(files, list):
+            fresh = f"read_parquet([{', '.join(map(quoted, files))}])"
+        else:
+            connection.register(fresh := "fresh", files)
         connection.register("offered", pa.table({"id": pa.array(list(offered), pa.string())}))
-        query = f"SELECT * FROM read_parquet([{listed}]) WHERE id NOT IN (FROM offered)"  # noqa: S608 - our own paths
+        query = f"SELECT * FROM {fresh} WHERE id NOT IN (FROM offered)"  # noqa: S608 - our own paths
         ordered = f"{query} ORDER BY _time, _topic_id, _partition, _offset"
         batches = connection.sql(ordered).to_arrow_reader(256)
         return [from_row(row, RewardGroup) for batch in batches for row in batch.to_pylist()]

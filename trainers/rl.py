@@ -16,6 +16,7 @@ import msgspec
 import torch
 
 from processors.announced import check_place
+from processors.cached import at_hand
 from processors.status import Status
 from processors.stopping import stop_event
 from processors.versions import Versions
@@ -84,7 +85,7 @@ def wait_for_start(session: Session) -> Weights | None:
         while not session.stop.is_set():
             for row in versions.all():
                 if row.version == wanted or (wanted < 0 and row.handover):
-                    check_place(session.settings, row)
+                    check_place(session.settings, at_hand(session.settings, row))
                     session.status.set(waiting="")
                     return row
             there = [row.version for row in versions.all()]

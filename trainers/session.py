@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
+from processors.cached import SCHEME, at_hand
 from processors.dataset import Datasets
 from processors.expired import expired
 from processors.status import Status
@@ -28,6 +29,9 @@ from trainers.learner import Learned, Learner
 from trainers.outbox import Outbox, announced
 from trainers.packing import Row
 from trainers.retention import retire
+
+if TYPE_CHECKING:
+    from trainers.copies import Copies
 
 CONFIRM_S = 5.0
 
@@ -63,12 +67,21 @@ class Session:
         self.root = Path(settings.factory.data) / "checkpoints" / self.trainer
         self.root.mkdir(parents=True, exist_ok=True)
         self._lock = self._acquire()
-        self.datasets = Datasets(Path(settings.factory.data) / "datasets")
+        self.datasets = Datasets.of(settings)
         self.datasets.create()
         self.outbox = Outbox(settings, self.datasets)
         self.journal = Journal(self.root / "plan.jsonl")
+        self.copies = self._copies()
         self.replay: deque[Planned] = deque()
         self._confirmed = self.published = time.monotonic()
+
+    def _copies(self) -> "Copies | None":
+        if not self.settings.factory.store:
+            return None
+        from processors.store import Store
+        from trainers.copies import Copies
+
+        return Copies(Store(self.settings.factory.store), self.trainer, self.root)
 
     def _acquire(self) -> IO[bytes]:
         lock = (self.root / "lock").open("wb")
@@ -103,8 +116,13 @@ class Session:
 
         Raises:
             WeightsGone: that directory is not there.
+            UnknownWeights, ProbeFailed: it is on a store, and not to be had.
         """
         path = self.saved()
+        if self.copies:
+            path = self.copies.newer(path)
+            for step in self.copies.plans():
+                self.journal.append(step.step, step.rows)
         self.state = (
             checkpoint.peek(path)
             if path
@@ -120,6 +138,13 @@ class Session:
 
     def _base(self, path: Path | None) -> Path:
         base = self.state.base
+        if base.startswith(SCHEME):
+            row = next((row for row in self.announced().values() if row.path == base), None)
+            if row is None:
+                raise WeightsGone(
+                    f"{base}: this run began from them, and neither topic nor table names them: which broker is this?"
+                )
+            return Path(at_hand(self.settings, row).path)
         if Path(base).is_absolute() and not (Path(base) / "config.json").is_file():
             why = f"the checkpoint {path} began from them" if path else f"version {self.state.version} is to lie there"
             raise WeightsGone(
@@ -136,6 +161,8 @@ class Session:
 
     def plan(self, rows: list[str]) -> None:
         """Make the rows of the next step durable."""
+        if self.copies:
+            self.copies.plan(self.state.step + 1, rows)
         self.journal.append(self.state.step + 1, rows)
         passed(f"{self.trainer}:working")
 
@@ -151,6 +178,8 @@ class Session:
         except FloatingPointError as error:
             step, last = self.state.step + 1, self.saved()
             self.journal.drop(step)
+            if self.copies:
+                self.copies.drop(step)
             kept = f"the checkpoint {last} is as it was" if last else "nothing was trained before it"
             raise Diverged(
                 f"step {step} of {self.trainer} cannot be taken: {error}; nothing was published and {kept}. Lower "
@@ -168,10 +197,12 @@ class Session:
         passed(f"{self.trainer}:output")
 
     def save(self) -> None:
-        """A checkpoint of everything up to now."""
+        """A checkpoint of everything up to now, on the store too where there is one."""
         self.outbox.flush()
         self.state.outgoing = self.outbox.unseen()
-        self.learner.save(self.root, self.state)
+        path = self.learner.save(self.root, self.state)
+        if self.copies:
+            self.copies.save(path)
 
     def publish(self, *, handover: bool = False) -> None:
         """Checkpoint under the next version, then write and announce it."""
@@ -204,6 +235,7 @@ class Session:
             handover=state.handover,
         )
         self.learner.gather()
+        self.base = self._base(None)  # a cache may have let it go
         try:
             row = weights.publish(self.settings, self.learner.model, self.base, publication)
         except weights.NotAsTrained as error:

@@ -19,6 +19,7 @@ import msgspec
 import torch
 from safetensors import safe_open
 
+from processors.cached import cache, remote, settle, trim
 from processors.chat import Chat
 from schemas.errors import Told
 from schemas.messages import Weights
@@ -70,6 +71,8 @@ def directory(path: str) -> Path:
 def publish(settings: Settings, model: Any, base: Path, publication: Publication) -> Weights:  # noqa: ANN401
     """Write <data>/weights/v<version>/ by one rename and return its announcement (the caller sends it).
 
+    With factory.store it is uploaded there instead, as a whole before it can be announced, and cached here.
+
     Args:
         settings: factory.data, policy.name.
         model: float32 master weights.
@@ -80,6 +83,7 @@ def publish(settings: Settings, model: Any, base: Path, publication: Publication
 
     Raises:
         OSError: with errno ENOSPC when the disk is full; nothing of the version is left there.
+        StoreFailed: it could not be uploaded.
     """
     root = Path(settings.factory.data).resolve() / "weights"
     final = root / f"v{publication.version}"
@@ -93,7 +97,9 @@ def publish(settings: Settings, model: Any, base: Path, publication: Publication
         ids, logprobs = probe(settings, temporary)
         with (temporary / "model.safetensors").open("rb") as file:
             sha = hashlib.file_digest(file, "sha256").hexdigest()
-        commit(temporary, final)
+        path = _upload(settings, temporary, publication.version, sha)
+        if not path:
+            commit(temporary, final)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         error.filename = str(root)
@@ -101,13 +107,27 @@ def publish(settings: Settings, model: Any, base: Path, publication: Publication
     fields = {name: getattr(publication, name) for name in Publication.__dataclass_fields__}
     return Weights(
         policy=settings.policy.name,
-        path=str(final),
+        path=path or str(final),
         sha256=sha,
         probe_ids=ids,
         probe_logprobs=logprobs,
         time=time.time(),
         **fields,
     )
+
+
+def _upload(settings: Settings, directory: Path, version: int, sha: str) -> str:
+    """Where a version lies on the store, once all of it does; '' where there is no store."""
+    if not settings.factory.store:
+        return ""
+    from processors.store import Store
+
+    store = Store(settings.factory.store)
+    store.upload(directory, remote(version))
+    cache(settings).mkdir(parents=True, exist_ok=True)
+    settle(directory, cache(settings) / sha)
+    trim(settings)
+    return f"{store.url}/{remote(version)}"
 
 
 def _copy(base: Path, target: Path) -> None:

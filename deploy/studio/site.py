@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from deploy.studio.books import Books
 from deploy.studio.pulse import Pulse
 from deploy.studio.tables import Tables
+from processors.dataset import Datasets
 from schemas.errors import Told
 from schemas.settings import Settings
 
@@ -74,7 +75,7 @@ class Site:
     def __init__(self, settings: Settings, beside: Mapping[str, Tables] | None = None) -> None:
         self.settings = settings
         self.data = Path(settings.factory.data)
-        self.tables = Tables(self.data, memory_mb(settings))
+        self.tables = Tables(self.data, memory_mb(settings), Datasets.of(settings))
         self.beside = dict(beside or {})
         self.pulse = Pulse(settings)
         self.books = Books(settings, self.tables)

@@ -8,7 +8,7 @@ that is older than ten seconds.
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import duckdb
 import msgspec
 
 from processors.dataset import Datasets
+from processors.snapshot import connection as connect
 from schemas.errors import Told, first_line
 from schemas.tables import TABLES
 
@@ -53,11 +54,11 @@ class Snapshot(msgspec.Struct):
 
     connection: duckdb.DuckDBPyConnection
     key: tuple[int, ...]
-    """When each table's log got its last entry."""
+    """Another one once a table may have grown (processors/places.py)."""
     made: float
     """Monotonic seconds: when it was last known to be the newest."""
-    empty: list[str]
-    """Tables without a row."""
+    registered: dict[str, Any]
+    """Arrow data behind the tables that are no views of files: those without a row, and all that lie on a store."""
     lacking: dict[str, list[str]]
     """Columns that this version's tables have and these have not, by table."""
     answers: dict[tuple[str, str], list[Row]] = msgspec.field(default_factory=dict)
@@ -70,11 +71,12 @@ class Tables:
     Args:
         data: the data directory.
         memory_mb: what one snapshot's questions may use together.
+        datasets: the tables, where they are not in the data directory.
     """
 
-    def __init__(self, data: Path, memory_mb: int = 1024) -> None:
+    def __init__(self, data: Path, memory_mb: int = 1024, datasets: Datasets | None = None) -> None:
         self.data = data
-        self.datasets = Datasets(data / "datasets")
+        self.datasets = datasets or Datasets(data / "datasets")
         self._memory_mb = memory_mb
         self._lock = threading.Lock()
         self._held: Snapshot | None = None
@@ -121,8 +123,8 @@ class Tables:
         """A connection to the snapshot; what runs on it longer than limit_s is interrupted (TooLong)."""
         snapshot = self.snapshot()
         cursor = snapshot.connection.cursor()
-        for name in snapshot.empty:
-            cursor.register(name, TABLES[name].empty_table())
+        for name, data in snapshot.registered.items():
+            cursor.register(name, data)
         timer = threading.Timer(limit_s, cursor.interrupt)
         timer.daemon = True
         timer.start()
@@ -146,7 +148,7 @@ class Tables:
             held, now = self._held, time.monotonic()
             if held is not None and now - held.made < LOOK_EVERY_S:
                 return held
-            key = self._key()
+            key = self.datasets.place.stamp()
             if held is not None and held.key == key:
                 held.made = now
                 return held
@@ -159,19 +161,16 @@ class Tables:
 
     def _renew(self, key: tuple[int, ...]) -> None:
         try:
-            fresh = self._pin(key)
-            with self._lock:
-                self._held = fresh
+            with suppress(Told):  # whoever asks once the old one is too old is told
+                fresh = self._pin(key)
+                with self._lock:
+                    self._held = fresh
         finally:
             self._renewing = False
 
-    def _key(self) -> tuple[int, ...]:
-        """A log's folder changes with each entry; to list the entries would take longer the more there are."""
-        logs = (self.datasets.root / name / "_delta_log" for name in TABLES)
-        return tuple(log.stat().st_mtime_ns if log.is_dir() else 0 for log in logs)
-
     def _pin(self, key: tuple[int, ...]) -> Snapshot:
-        connection = self.datasets.connect(memory_mb=self._memory_mb)
+        sources, conditions = self.datasets.snapshot()
+        connection = connect(sources, conditions, self._memory_mb)
         held = connection.execute("SELECT table_name, column_name FROM duckdb_columns()").fetchall()
         columns: dict[str, set[str]] = {}
         for table, column in held:
@@ -181,7 +180,9 @@ class Tables:
             for name, schema in TABLES.items()
             if name in columns and (missing := [column for column in schema.names if column not in columns[name]])
         }
-        views = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT temporary").fetchall()
-        filled = {str(row[0]) for row in views}
-        empty = [name for name in TABLES if name not in filled]
-        return Snapshot(connection=connection, key=key, made=time.monotonic(), empty=empty, lacking=lacking)
+        registered = {
+            name: TABLES[name].empty_table() if isinstance(source, list) else source
+            for name, source in sources.items()
+            if not isinstance(source, list) or not source
+        }
+        return Snapshot(connection=connection, key=key, made=time.monotonic(), registered=registered, lacking=lacking)

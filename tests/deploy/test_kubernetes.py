@@ -32,8 +32,14 @@ CLUSTER = {
     "keda": {"trigger": {"tls": "enable"}, "authentication": "kafka-tls"},
     "data": {"claim": "shared"},
 }
+STORE = {
+    "data": {"store": "s3://bucket/run"},
+    "env": [{"name": "AWS_ACCESS_KEY_ID", "valueFrom": {"secretKeyRef": {"name": "s3", "key": "id"}}}],
+}
 EVERY = pytest.mark.parametrize(
-    "values", [{}, SMALL, MACHINES, CLUSTER], ids=["default", "small", "machines", "cluster"]
+    "values",
+    [{}, SMALL, MACHINES, CLUSTER, STORE],
+    ids=["default", "small", "machines", "cluster", "store"],
 )
 FOREIGN = {"kafka.strimzi.io/v1", "keda.sh/v1alpha1", "monitoring.coreos.com/v1"}
 """Kinds that the operators bring."""
@@ -62,7 +68,7 @@ def pods(documents: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any],
 
 
 def environment(container: dict[str, Any]) -> dict[str, str]:
-    return {each["name"]: each["value"] for each in container["env"]}
+    return {each["name"]: each["value"] for each in container["env"] if "value" in each}
 
 
 def settings_of(documents: list[dict[str, Any]], tmp_path: Path) -> tuple[Settings, Path]:
@@ -212,6 +218,14 @@ def test_secrets_reach_every_pod_by_reference_only() -> None:
     assert of_kind(documents, "Secret") == {}
 
 
+def test_on_a_store_no_volume_is_shared() -> None:
+    documents = rendered(STORE)
+    assert of_kind(documents, "PersistentVolumeClaim") == {}
+    for _, spec, container in pods(documents):
+        assert environment(container)["FACTORY_FACTORY_STORE"] == "s3://bucket/run"
+        assert {"name": "data", "emptyDir": {}} in spec["volumes"]
+
+
 def test_pods_have_no_more_rights_than_they_need() -> None:
     for _, spec, container in pods(rendered({})):
         assert spec["securityContext"]["runAsNonRoot"]
@@ -225,6 +239,8 @@ def test_pods_have_no_more_rights_than_they_need() -> None:
     [
         ({"settings": {"search": {"timeout_s": 7200}}}, "rebalance_timeout_ms is 900 s: raise it"),
         ({"settings": {"factory": {"data": "/elsewhere"}}}, "settings.factory.data is set by the chart"),
+        ({"settings": {"factory": {"store": "s3://b"}}}, "settings.factory.store is set by the chart"),
+        ({"data": {"store": "s3://b"}, "trainers": {"rl": {"machines": 2}}}, "machines of one trainer share a volume"),
         ({"settings": {"broker": {"bootstrap": "kafka:9092"}}}, "set kafka.create to false"),
         ({"settings": {"broker": {"replication_factor": 5}}}, "cannot have more copies than there are brokers"),
         ({"kafka": {"create": False}}, "name your cluster in settings.broker.bootstrap"),

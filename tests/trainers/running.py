@@ -2,7 +2,6 @@
 
 import threading
 import time
-from pathlib import Path
 
 from processors import kafka
 from processors.dataset import Datasets
@@ -17,7 +16,7 @@ class Factory:
 
     def __init__(self, settings) -> None:
         self.settings = settings
-        self.datasets = Datasets(Path(settings.factory.data) / "datasets")
+        self.datasets = Datasets.of(settings)
         self.datasets.create()
         self.start()
 

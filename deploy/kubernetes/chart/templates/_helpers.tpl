@@ -28,7 +28,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{/* What every pod's environment says of the settings, which the settings may therefore not say themselves. */}}
 {{- define "factory.environment" -}}
-{{- range list "factory.data" "factory.grace_s" "metrics.host" "metrics.port" }}
+{{- range list "factory.data" "factory.store" "factory.grace_s" "metrics.host" "metrics.port" }}
 {{- $place := splitList "." . }}
 {{- if dig (first $place) (last $place) "" $.Values.settings }}
 {{- fail (printf "settings.%s is set by the chart: leave it out (data and metrics have values of their own)" .) }}
@@ -36,6 +36,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 - {name: FACTORY_BROKER_BOOTSTRAP, value: {{ include "factory.bootstrap" . | quote }}}
 - {name: FACTORY_FACTORY_DATA, value: /data}
+{{- with .Values.data.store }}
+- {name: FACTORY_FACTORY_STORE, value: {{ . | quote }}}
+{{- end }}
 - {name: FACTORY_FACTORY_GRACE_S, value: {{ include "factory.grace" . | quote }}}
 - {name: FACTORY_METRICS_HOST, value: 0.0.0.0}
 - {name: FACTORY_METRICS_PORT, value: {{ .Values.metrics.port | quote }}}
@@ -90,7 +93,11 @@ nodeSelector: {{ $hardware.nodeSelector | toJson }}
 tolerations: {{ $hardware.tolerations | toJson }}
 volumes:
   - name: data
+    {{- if .root.Values.data.store }}
+    emptyDir: {}   # what is this pod's alone: its status, and what it has fetched
+    {{- else }}
     persistentVolumeClaim: {claimName: {{ .root.Values.data.claim | default (printf "%s-data" .root.Release.Name) }}}
+    {{- end }}
   - name: settings
     configMap: {name: {{ .root.Release.Name }}-settings}
   - name: shared-memory
