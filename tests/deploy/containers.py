@@ -18,7 +18,11 @@ def planned(
     `files` says where a path of the container lies here; /data is `data`. Bad settings raise, as everywhere.
     """
     here = [str(files.get(argument, argument)) for argument in arguments]
-    said = {name: value for name, value in environment.items() if name.startswith("FACTORY_") and value is not None}
+    said = {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(("FACTORY_", "AWS_")) and value is not None
+    }
     assert said["FACTORY_FACTORY_DATA"] == "/data"
     result = CliRunner().invoke(app, [*here, "--dry-run"], env=said | {"FACTORY_FACTORY_DATA": str(data)})
     if result.exception and not isinstance(result.exception, SystemExit):

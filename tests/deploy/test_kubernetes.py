@@ -68,7 +68,8 @@ def pods(documents: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any],
 
 
 def environment(container: dict[str, Any]) -> dict[str, str]:
-    return {each["name"]: each["value"] for each in container["env"] if "value" in each}
+    secret = {each["name"]: "of a secret" for each in container["env"] if "secretKeyRef" in each.get("valueFrom", {})}
+    return secret | {each["name"]: each["value"] for each in container["env"] if "value" in each}
 
 
 def settings_of(documents: list[dict[str, Any]], tmp_path: Path) -> tuple[Settings, Path]:
