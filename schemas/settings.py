@@ -35,6 +35,7 @@ class FactorySection(Section, frozen=True, kw_only=True):
     """s3://BUCKET[/PREFIX]: datasets, weights and checkpoints lie there, and `data` holds what is this machine's alone.
     Who we are there is said by the AWS_ variables of the environment (processors/store.py)."""
     seed: int = 0
+    """Of everything that is drawn: problems, searches, samples, batches."""
     workers: Literal["auto", "shared", "separate"] = "auto"
     """Placement: 'shared' = search, sample, evaluate on one engine; 'auto' = shared below 8 cores without a GPU."""
     stages: list[str] = []
@@ -100,6 +101,7 @@ class EngineSection(Section, frozen=True, kw_only=True):
     """http://HOST:PORT of a `vllm serve`; empty = in this process."""
     threads: Count = 1
     max_num_seqs: Count = 128
+    """Requests that the engine computes at the same time."""
     max_model_len: int = 0
     """Tokens; 0 = what the model's config says."""
     kv_cache_gb: float = 0.5
@@ -149,10 +151,12 @@ class SearchSection(Section, frozen=True, kw_only=True):
     """MCTS and the strategies it is compared with (docs/architecture.md names what is the paper's)."""
 
     policy: Literal["base", "sft", "latest"] = "base"
+    """Which weights search: the base's, SFT's newest, or the newest of all."""
     strategy: str = "mcts"
     """mcts; best_of_n and sample draw whole solutions from the prompt (one example of the best, or all as one tree); or
     one that a package adds (docs/extending.md)."""
     trees_in_flight: Count = 16
+    """Trees that a process grows at the same time."""
     k: Count = 4
     """Actions sampled at an expansion."""
     rollouts: Count = 4
@@ -160,11 +164,15 @@ class SearchSection(Section, frozen=True, kw_only=True):
     samples: Count = 64
     """N: whole solutions a problem, for the strategies best_of_n and sample."""
     iterations: Count = 8
+    """Rounds of selection, expansion, rollouts and backup; an upper bound with `stop_early` and `adaptive`."""
     depth: Count = 12
+    """Steps from the root to the deepest node."""
     c_puct: float = 1.0
+    """Weight of the prior against Q in the selection."""
     step_tokens: Count = 48
     """A step that has no blank line by then is a dead end (a model that writes long paragraphs needs more)."""
     rollout_tokens: Count = 128
+    """Tokens of a rollout at most."""
     temperature: Positive = 1.0
     votes: int = 0
     """Self-evaluation votes on each correct terminal; 0 = off (a policy that cannot judge)."""
@@ -243,7 +251,9 @@ class VerifySection(Section, frozen=True, kw_only=True):
     workers: Count = 1
     """Killable grading processes."""
     timeout_s: Positive = 2.0
+    """A grading process that takes longer for an answer is killed: `timeout`."""
     memory_mb: Count = 1024
+    """Of a grading process."""
     max_answer_chars: Count = 2000
     max_trace_chars: int = 32_768
     """A longer trace is filtered (four characters a token and the paper's 8192 tokens)."""
@@ -253,7 +263,9 @@ class SinkSection(Section, frozen=True, kw_only=True):
     """Tables."""
 
     flush_s: Positive = 3.0
+    """A table is committed at least this often where rows wait."""
     flush_bytes: Count = 16_777_216
+    """And as soon as so many bytes wait."""
 
 
 class FailuresSection(Section, frozen=True, kw_only=True):
@@ -311,9 +323,12 @@ class SampleSection(Section, frozen=True, kw_only=True):
     """RL rollouts."""
 
     group: Count = 4
+    """Responses to a prompt."""
     max_tokens: Count = 192
+    """Of a response."""
     temperature: Positive = 1.0
     groups_in_flight: Count = 16
+    """Groups that a process samples at the same time."""
 
 
 class EvaluateSection(Section, frozen=True, kw_only=True):
@@ -322,6 +337,7 @@ class EvaluateSection(Section, frozen=True, kw_only=True):
     problems: int = 64
     """Held-out problems a source (procedural), or the first lines of `file`."""
     file: str = ""
+    """A file of problems to evaluate on instead."""
     versions: list[int] = []
     """Only these versions; empty = every one that is published."""
     samples: Count = 1

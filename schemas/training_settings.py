@@ -15,6 +15,7 @@ class TrainerSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ranks: Count = 1
     """Processes that hold the model together (FSDP2), a GPU each where there are any; under torchrun, its own count."""
     threads: Count = 1
+    """Of torch, a process."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: the matrix products only; the weights stay float32."""
     packing: Literal["padded", "packed"] = "padded"
@@ -37,6 +38,7 @@ class SftSection(TrainerSection, frozen=True, kw_only=True):
     """The training set: a query over the datasets with columns id, problem, text; append-only in id. `replaced` names
     what a later `factory replay` made otherwise: without it a training set may hold both copies."""
     min_examples: Count = 32
+    """Rows that must be there before the first step."""
     lr: Positive = 8e-4
     """[ours] for the tiny policy; the paper's 3e-6 suits 8B and more."""
     weight_decay: float = 0.01
@@ -45,9 +47,11 @@ class SftSection(TrainerSection, frozen=True, kw_only=True):
     micro_tokens: int = 0
     """Tokens of a micro-batch, whose gradients are summed to the step's; 0 = batch_tokens."""
     max_len: Count = 512
+    """Tokens of prompt and response; a longer row is filtered."""
     epochs: Positive = 4.0
     """How often a row may be seen at most while the table grows."""
     publish_steps: Count = 20
+    """A version every so many steps."""
     hand_over_steps: int = 60
     """After this many steps SFT publishes its last version and RL takes over; 0 = never."""
     loss_on: Literal["all", "response"] = "response"
@@ -95,10 +99,12 @@ class RlSection(TrainerSection, frozen=True, kw_only=True):
     max_lag: int = 4
     """trainer version - behaviour version of every trained token."""
     publish_steps: Count = 2
+    """A version every so many steps."""
     batch_tokens: Count = 4096
     """Tokens of a micro-batch."""
     grad_clip: Positive = 1.0
     max_steps: int = 0
+    """RL ends after so many steps; 0 = never."""
     weight_decay: float = 0.0
     warmup: int = 2
     """Steps of linear warm-up; constant after."""

@@ -1,9 +1,6 @@
 """docs/tools.md as it stands: its commands and its Python run on real tables, and on a real published version."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -38,23 +35,14 @@ def place(tmp_path_factory) -> Path:
     return place
 
 
-def run(command: list[str], place: Path) -> str:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        command, cwd=place, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.mark.slow
-def test_the_pages_commands_and_its_python_run(place):
+def test_the_pages_commands_and_its_python_run(place, warm):
     said = ""
     for block in blocks(PAGE):
         if block.language == "sh":
-            said += run(["bash", "-ec", block.text], place)
+            said += warm.run(block.text, place)
         elif not [name for name in TRAINER if f"from {name} import" in block.text]:
-            said += run([sys.executable, "-c", block.text], place)
+            said += warm.python(block.text, place)
     for name in ("examples", "sft", "grpo", "as-it-was", "searched"):
         assert (place / "out" / name / "README.md").is_file(), name
     assert "rows in 1 file(s)" in said
@@ -64,13 +52,13 @@ def test_the_pages_commands_and_its_python_run(place):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(3))
-def test_the_pages_training_runs(place, number):
+def test_the_pages_training_runs(place, number, warm):
     missing = [name for name in sorted(TRAINER) if importlib.util.find_spec(name) is None]
     if missing:
         pytest.skip(f"{' and '.join(missing)} not installed here (benchmarks/train.py has an environment with them)")
     code = [block.text for block in blocks(PAGE) if block.language == "python"]
     code = [text for text in code if any(f"from {name} import" in text for name in TRAINER)]
-    run([sys.executable, "-c", code[number]], place)
+    warm.python(code[number], place)
 
 
 def test_a_published_version_of_the_tiny_policy_opens_as_it_is(place):

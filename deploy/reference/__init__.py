@@ -1,0 +1,1 @@
+"""docs/reference/, made from the settings, the messages, the metrics and the command line, so that it cannot be old."""
