@@ -32,7 +32,7 @@ from schemas.settings import Settings
 from schemas.topics import TOPICS
 
 LAG_AGE_S = 60.0
-"""A lag that was measured longer ago is not told any more."""
+"""A lag that was measured longer ago is not told any more, where no scrapes are farther apart (Exporter)."""
 
 
 class Number(NamedTuple):
@@ -104,6 +104,8 @@ def numbers(status: Status) -> Iterator[Metric]:
     """All that one stage tells."""
     row, prefix = status.read(), f"factory_{status.stage}"
     for number in NUMBERS:
+        if number.field == "lag" and row.get("idle"):  # nothing waits for a stage that is not meant to work
+            continue
         value = row.get(number.field, 0 if number.kind == "counter" else None)
         if isinstance(value, int | float):  # a lag is None while nobody knows it
             family = CounterMetricFamily if number.kind == "counter" else GaugeMetricFamily
@@ -118,13 +120,14 @@ def numbers(status: Status) -> Iterator[Metric]:
 class Exporter(Collector):
     """What Prometheus asks. Each scrape makes a thread measure the lag, which the next one tells.
 
-    So nobody asks the broker where nobody scrapes, and a broker that is slow does not make a scrape late.
+    So nobody asks the broker where nobody scrapes, and a broker that is slow does not make a scrape late. A lag is told
+    until it is LAG_AGE_S old, or twice the time between the last two scrapes where that is more.
     """
 
     def __init__(self, settings: Settings, statuses: Sequence[Status]) -> None:
         self._settings, self._statuses = settings, statuses
         self._asked, self._closing = threading.Event(), threading.Event()
-        self._measured = time.monotonic()
+        self._measured = self._scraped = time.monotonic()
         consumed = {s.stage: [t.name for t in TOPICS if s.stage in t.consumers] for s in statuses}
         self._groups = [(status, consumed[status.stage]) for status in statuses if consumed[status.stage]]
         self._thread = threading.Thread(target=self._follow, name="metrics-lag", daemon=True)
@@ -137,7 +140,9 @@ class Exporter(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All numbers of all stages."""
-        if time.monotonic() - self._measured > LAG_AGE_S:
+        now = time.monotonic()
+        gap, self._scraped = now - self._scraped, now
+        if now - self._measured > max(LAG_AGE_S, 2 * gap):
             self._tell({})
         self._asked.set()
         yield from self.describe()

@@ -176,8 +176,7 @@ async def _one(
     with status.in_flight:
         try:
             answers, rows = await evaluate(engine, chat, problems, grader, weights, settings)
-        except (ProbeFailed, UnknownWeights) as error:
-            status.add(errors=1)
+        except (ProbeFailed, UnknownWeights) as error:  # the engine counts it
             return [refusal(STAGE, weights, error, "evaluated")]
     total = rows[-1]
     status.add(records=1)  # the engine counts tokens

@@ -79,14 +79,15 @@ def wait_for_start(session: Session) -> Weights | None:
         WeightsElsewhere: it lies where no weights of ours may lie.
     """
     wanted = session.settings.rl.start_version
-    session.status.set(waiting="the version that SFT hands over" if wanted < 0 else f"version {wanted}")
+    waiting = "the version that SFT hands over" if wanted < 0 else f"version {wanted}"
+    session.status.set(waiting=waiting, idle=True)
     versions = Versions(session.settings)
     try:
         while not session.stop.is_set():
             for row in versions.all():
                 if row.version == wanted or (wanted < 0 and row.handover):
                     check_place(session.settings, at_hand(session.settings, row))
-                    session.status.set(waiting="")
+                    session.status.set(waiting="", idle=False)
                     return row
             there = [row.version for row in versions.all()]
             if 0 <= wanted < max(there, default=0):

@@ -270,5 +270,6 @@ class Session:
     def idle(self) -> None:
         """Nothing more to train: free the model, see the last messages into their tables until told to stop."""
         self.learner.free()
+        self.status.set(idle=True)
         while not self.stop.wait(0.5):
             self.confirm()

@@ -1,6 +1,7 @@
 """The alert rules: what an operator should hear of without looking.
 
-A factory that waits on purpose (back-pressure, RL before the handover) raises none of them.
+A factory that waits on purpose (back-pressure, RL before the handover) raises none of them. One that was ended raises
+FactoryStageGone for an hour.
 """
 
 from typing import Any, Literal
@@ -10,9 +11,11 @@ from deploy.grafana import queries as q
 BACKLOG = 2048
 """Four times broker.ahead, at which whoever makes the messages pauses: something does not pause."""
 STALLED: dict[str, str] = {stage: "1h" if stage == "evaluate" else "30m" for stage in q.QUEUED}
-"""Above search.timeout_s, and above an evaluation."""
+"""For how long no record may be done while work waits: above search.timeout_s, and above an evaluation."""
 BEHIND = 8
 """Versions; rl.max_lag is 4."""
+FEW = 5
+"""Fewer errors are no share: the one version that was refused is all that `evaluate` did in its 15 minutes."""
 
 Rule = dict[str, Any]
 
@@ -38,7 +41,9 @@ def rule(
 def rules() -> Rule:
     """The file for Prometheus' rule_files."""
     stages = [
-        made for stage in q.FLOW for made in (_errors(stage), _mostly_errors(stage), _restarting(stage), *_queue(stage))
+        made
+        for stage in q.FLOW
+        for made in (_errors(stage), _mostly_errors(stage), _restarting(stage), _gone(stage), *_queue(stage))
     ]
     return {
         "groups": [
@@ -56,25 +61,33 @@ def _down() -> Rule:
 
 
 def _behind() -> Rule:
-    newest, used = q.highest("rl", "weights_version"), f"min({q.metric('sample', 'weights_version')})"
+    newest, used, done = (
+        q.highest("rl", "weights_version"), q.metric("sample", "weights_version"), q.metric("sample", "records"),
+    )  # fmt: skip
+    # A sampler without a partition or prompts keeps the version it began with, and harms nobody.
+    working = f"min({used} and increase({done}[10m]) > 0)"
     return rule(
-        "FactoryWeightsBehind", f"{newest} - {used} > {BEHIND}", "10m", "warning",
+        "FactoryWeightsBehind", f"{newest} - {working} > {BEHIND}", "10m", "warning",
         "a sampler works with weights {{ $value }} versions behind RL's: its rollouts are too stale to train on",
         "whether it may read the weights' directory (policy.weights_dirs), and its log", "sample",
     )  # fmt: skip
 
 
 def _errors(stage: str) -> Rule:
+    count = q.metric(stage, "errors")
+    # What a process counted before its first scrape is no increase to Prometheus.
+    at_first = f"sum({count} unless {count} offset 15m) > 0"
     return rule(
-        "FactoryErrors", f"sum(increase({q.metric(stage, 'errors')}[15m])) > 0", "0m", "warning",
+        "FactoryErrors", f"sum(increase({count}[15m])) > 0 or {at_first}", "0m", "warning",
         f"{stage}: {{{{ $value | humanize }}}} errors in 15 minutes", _letters(stage), stage,
     )  # fmt: skip
 
 
 def _mostly_errors(stage: str) -> Rule:
     bad, all_ = (q.rate(stage, name, "15m") for name in ("errors", "records"))
+    enough = f"sum(increase({q.metric(stage, 'errors')}[15m])) >= {FEW}"
     return rule(
-        "FactoryMostlyErrors", f"{bad} > 0.2 * {all_}", "5m", "critical",
+        "FactoryMostlyErrors", f"{enough} and {bad} > 0.2 * {all_}", "5m", "critical",
         f"{stage}: more than one input in five fails", _letters(stage), stage,
     )  # fmt: skip
 
@@ -90,14 +103,23 @@ def _restarting(stage: str) -> Rule:
     )  # fmt: skip
 
 
+def _gone(stage: str) -> Rule:
+    count = q.metric(stage, "records")
+    return rule(
+        "FactoryStageGone", f"absent({count}) and on() present_over_time({count}[1h])", "5m", "critical",
+        f"{stage}: no process of it is there any more", f"whether it was ended on purpose; the log of {stage}", stage,
+    )  # fmt: skip
+
+
 def _queue(stage: str) -> list[Rule]:
     if stage not in q.QUEUED:
         return []
     lag, over = q.highest(stage, "lag"), STALLED[stage]
-    waits = f"min_over_time({lag}[{over}:1m]) > 0 and sum(increase({q.metric(stage, 'records')}[{over}])) == 0"
+    # `for` and not a window over the lag: a process that was just started has no past in which it did nothing.
+    waits = f"{lag} > 0 and sum(increase({q.metric(stage, 'records')}[{over}])) == 0"
     found = [
         rule(
-            "FactoryStalled", waits, "0m", "critical",
+            "FactoryStalled", waits, over, "critical",
             f"{stage}: work waits and none was done for {over}", "its log; what it waits for (factory top)", stage,
         )
     ]  # fmt: skip

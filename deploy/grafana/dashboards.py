@@ -12,7 +12,7 @@ SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 Json = dict[str, Any]
 
 
-def plot(title: str, lines: dict[str, str], unit: str = "short", what: str = "") -> Json:
+def plot(title: str, lines: dict[str, str], unit: str = "short", what: str = "", *, signed: bool = False) -> Json:
     """A plot over time.
 
     Args:
@@ -20,6 +20,7 @@ def plot(title: str, lines: dict[str, str], unit: str = "short", what: str = "")
         lines: PromQL by legend; a legend may name labels: '{{instance}}'.
         unit: Grafana's name of the unit: short, s, ops, bytes, percentunit, ...
         what: the text behind the (i).
+        signed: values may be below zero; else the axis begins there.
     """
     targets = [
         {"refId": chr(ord("A") + at), "datasource": SOURCE, "expr": expr, "legendFormat": legend}
@@ -32,7 +33,9 @@ def plot(title: str, lines: dict[str, str], unit: str = "short", what: str = "")
         "datasource": SOURCE,
         "targets": targets,
         "fieldConfig": {
-            "defaults": {"unit": unit, "min": 0, "custom": {"fillOpacity": 5, "showPoints": "never"}},
+            "defaults": {"unit": unit}
+            | ({} if signed else {"min": 0})
+            | {"custom": {"fillOpacity": 5, "showPoints": "never"}},
             "overrides": [],
         },
         "options": {
@@ -128,7 +131,7 @@ def _learning() -> list[list[Json]]:
             plot("pass@1 of the last version evaluated", {"pass@1": q.highest("evaluate", "pass_at_1")}, "percentunit"),
         ],
         [
-            plot("Loss", {stage: q.highest(stage, "loss") for stage in q.TRAINERS}),
+            plot("Loss", {stage: q.highest(stage, "loss") for stage in q.TRAINERS}, signed=True),
             plot("Steps a minute", steps),
         ],
     ]

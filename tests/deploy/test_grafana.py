@@ -94,6 +94,21 @@ def test_every_alert_says_what_is_wrong_and_where_to_look():
         assert key not in seen
         seen.add(key)
     assert {stage for alert, stage in seen if alert == "FactoryStalled"} == set(queries.QUEUED)
+    assert {stage for alert, stage in seen if alert == "FactoryStageGone"} == set(STAGES)
+
+
+def test_a_process_that_was_just_started_has_not_stalled():
+    """It needs a past: the rule has to hold for as long as it looks back."""
+    for rule in (rule for rule in alerts() if rule["alert"] == "FactoryStalled"):
+        assert set(re.findall(r"\[(\w+)", rule["expr"])) == {rule["for"]}
+
+
+def test_only_a_loss_is_plotted_below_zero():
+    """RL's objective is negative as often as not."""
+    drawn = [panel for _, panel in panels() if "fieldConfig" in panel]
+    axes = {panel["title"]: panel["fieldConfig"]["defaults"].get("min") for panel in drawn}
+    assert [title for title, least in axes.items() if least is None] == ["Loss"]
+    assert set(axes.values()) == {None, 0}
 
 
 def test_prometheus_beside_a_factory_reads_its_targets_and_these_rules():

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from urllib.error import URLError
@@ -15,7 +16,7 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-from processors import kafka
+from processors import kafka, metrics
 from processors.metrics import NUMBERS, serving
 from processors.status import BOUNDS_S, Status, read_all
 from schemas.load import BadSettings
@@ -169,6 +170,45 @@ def test_the_lag_is_the_groups_and_is_not_told_when_the_broker_is_gone(settings,
     gone = make_settings("broker.bootstrap=127.0.0.1:1", "broker.connect_timeout_s=0.5")
     with serving(gone, [status]) as address:
         until(None)
+
+
+def test_the_lag_is_told_however_far_apart_the_scrapes_are(settings, send_all, monkeypatch):
+    monkeypatch.setattr(metrics, "LAG_AGE_S", 0.1)
+    send_all(Problem(id="p", question="q", answer="a", source="s"))
+    told = []
+    with serving(settings, [Status(settings, "search")]) as address:
+        for _ in range(4):
+            told.append(scraped(address).get(("factory_search_lag",)))
+            time.sleep(1)
+    assert told[-1] == 1, told
+
+
+def test_a_lag_that_cannot_be_measured_any_more_is_not_told_for_long(make_settings, monkeypatch):
+    """A broker that neither answers nor refuses."""
+    ended = threading.Event()
+    monkeypatch.setattr(metrics, "LAG_AGE_S", 0.5)
+    monkeypatch.setattr(kafka, "lag", lambda *_: ended.wait(30))
+    settings = make_settings()
+    status = Status(settings, "search")
+    status.set(lag=3)
+    told = []
+    with serving(settings, [status]) as address:
+        for _ in range(8):
+            told.append(scraped(address).get(("factory_search_lag",)))
+            time.sleep(0.1)
+        ended.set()
+    assert told[0] == 3
+    assert told[-1] is None
+
+
+def test_a_stage_that_is_not_meant_to_work_has_no_lag(make_settings):
+    settings = make_settings()
+    trainer = Status(settings, "sink")  # a lag of its own, so that no broker is needed
+    trainer.set(lag=41, idle=True)
+    with serving(settings, [trainer]) as address:
+        assert ("factory_sink_lag",) not in scraped(address)
+        trainer.set(idle=False)
+        assert scraped(address)["factory_sink_lag",] == 41
 
 
 def test_a_lag_that_a_stage_tells_itself_is_left_alone(make_settings):

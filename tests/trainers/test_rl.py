@@ -41,6 +41,7 @@ def test_every_group_ends_in_one_place(make_factory, start) -> None:
     factory = make_factory(*FLAGS)
     trainer = start(rl.run, factory.settings, "rl")
     until(lambda: "hands over" in trainer.status.read().get("waiting", ""))
+    assert trainer.status.read()["idle"], "what waits for it is no alert"
     factory.send(handover(factory))
     good = [group(i, version=5) for i in range(7)]
     refused = {
@@ -51,6 +52,7 @@ def test_every_group_ends_in_one_place(make_factory, start) -> None:
     }
     factory.table(*refused.values(), *good, good[0])
     trainer.until(lambda: len(factory.topic(Weights)) == 2 and len(factory.topic(Filtered)) == 4)
+    assert not trainer.status.read()["idle"]
     trainer.end()
 
     steps = steps_of(factory)
@@ -77,6 +79,7 @@ def test_the_metrics_are_of_the_groups_trained_on(make_factory, start) -> None:
     factory.table(*groups)
     trainer = start(rl.run, factory.settings, "rl")
     trainer.until(lambda: len(factory.topic(Weights)) == 2)
+    trainer.until(lambda: trainer.status.read().get("idle"))
     trainer.end()
     (row,) = steps_of(factory)
     sizes = [cohort.tokens(g) for g in groups]
