@@ -43,6 +43,19 @@ def pinned(datasets: Datasets, text: str, now: datetime) -> dict[str, int]:
     return {name: version or 0 for name, version in found.items()} | named
 
 
+def resolved(text: str, now: datetime) -> str:
+    """What `--as-of` says, as it stays true: a time in full, to the log's millisecond, or versions as they are.
+
+    Args:
+        text: as for `pinned`; '' stays ''.
+        now: with its time zone.
+
+    Raises:
+        BadSettings: it is no time, or in the future.
+    """
+    return text if not text or "@" in text else _time(text, now).isoformat(timespec="milliseconds")
+
+
 def _versions(datasets: Datasets, text: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for part in text.split(","):

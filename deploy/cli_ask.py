@@ -36,7 +36,7 @@ def sql(
     as_json: o.AsJson = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_of: Annotated[
-        str | None, typer.Option("--as-of", help="A time (2026-01-31T18:00, or 10m ago) or TABLE@VERSION,...")
+        str | None, typer.Option("--as-of", help="A time (2026-01-31T18:00; 10m: ten minutes ago) or TABLE@VERSION,...")
     ] = None,
     attach_script: Annotated[
         bool, typer.Option("--attach-script", help="Print SQL that makes the tables' views in another DuckDB.")

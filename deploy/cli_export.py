@@ -1,5 +1,9 @@
 """The command that hands data to other tools: `factory export`."""
 
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +27,7 @@ def export(
     ],
     sql: Annotated[str, typer.Option("--sql", help="One query; --format trl alone exports the training set.")] = "",
     as_of: Annotated[
-        str, typer.Option("--as-of", help="A time (2026-01-31T18:00, or 10m ago) or TABLE@VERSION,...")
+        str, typer.Option("--as-of", help="A time (2026-01-31T18:00; 10m: ten minutes ago) or TABLE@VERSION,...")
     ] = "",
     file: o.SettingsFile = None,
     set_: o.Set = None,
@@ -33,7 +37,7 @@ def export(
 ) -> None:
     """Export a table or a query's answer with a dataset card; `datasets.load_dataset(OUT)` opens it."""
     from deploy import export as exporting
-    from deploy.as_of import pinned
+    from deploy.as_of import pinned, resolved
     from deploy.cli_ask import print_json
     from deploy.export_files import FORMATS, NotExported
     from deploy.sql import datasets
@@ -43,10 +47,34 @@ def export(
         raise NotExported(f"--format {form}: write one of {', '.join(FORMATS)}")
     if len(names) > 2:
         raise NotExported(f"one table and one place, please, not {len(names)} names: {' '.join(names)}")
-    what = exporting.wanted(settings, FORMATS[form], "".join(names[:-1]), sql, as_of)
-    pin = pinned(datasets(settings), as_of, datetime.now().astimezone()) if as_of else None
-    done = exporting.export(settings, FORMATS[form], what, Path(names[-1]), pin)
+    now = datetime.now().astimezone()
+    what = exporting.wanted(settings, FORMATS[form], "".join(names[:-1]), sql, resolved(as_of, now))
+    pin = pinned(datasets(settings), as_of, now) if as_of else None
+    with _sigterm_unwinds():
+        done = exporting.export(settings, FORMATS[form], what, Path(names[-1]), pin)
     if as_json:
         print_json(done)
     else:
         print(f"{done.rows:,} rows in {done.files} file(s), {done.bytes / 1e6:,.1f} MB, and their card: {done.out}")
+
+
+@contextlib.contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """SIGTERM ends the command as an exception, so that what is half written is removed; a second one is ignored."""
+    came = False
+
+    def end(number: int, _frame: object) -> None:
+        nonlocal came
+        came = True
+        signal.signal(number, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except RuntimeError:  # what DuckDB makes of the exception when the signal comes during its work
+        if came:
+            sys.exit(128 + signal.SIGTERM)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)

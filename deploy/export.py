@@ -23,7 +23,10 @@ from deploy.export_shapes import Shape, shape
 from deploy.sql import Pin, datasets
 from processors import asking
 from schemas.settings import Settings
+from trainers.scores import ALL
 
+NO_SOURCES = (None, "", ALL)
+"""What `source` also holds: nothing where a row has none, and all sources together (evaluations)."""
 TABLE_S = 86_400.0
 """The time limit for a whole table; somebody's own query has sql.timeout_s."""
 
@@ -35,7 +38,7 @@ class Wanted(msgspec.Struct, frozen=True):
     title: str
     timeout_s: float
     as_of: str = ""
-    """As the user said it."""
+    """A time in full, or versions of tables; '' = now."""
 
 
 def wanted(settings: Settings, form: Format, table: str, sql: str, as_of: str = "") -> Wanted:
@@ -120,7 +123,7 @@ def _sources(rows: pa.Table) -> dict[str, int]:
         column = pc.struct_field(rows.column("problem"), "source")
     else:
         return {}
-    return dict(Counter(map(str, column.to_pylist())))
+    return dict(Counter(str(name) for name in column.to_pylist() if name not in NO_SOURCES))
 
 
 def _commit(place: Path, out: Path) -> None:

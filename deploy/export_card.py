@@ -51,7 +51,7 @@ def card(
         done: what was written.
         title: a table's name, or what the query is.
         query: the SQL.
-        as_of: as the user said it; '' = now.
+        as_of: the time, or the versions that the user named; '' = now.
         versions: of every table.
         schema: of the rows.
         now: with its time zone.

@@ -6,18 +6,22 @@ its system turn and worked examples included, if it has them (processors/chat.py
 """
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any, Protocol
 
+import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from deploy.export_files import Format, NotExported
+from deploy.tabular import plain
 from processors.chat import Chat, resolve
 from schemas.settings import Settings
 
 TURNS = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))
 KEPT = ("answer", "grader", "metadata", "source", "difficulty")
 """Of a problem, beside its question."""
+NEEDED = ("question", "answer", "text")
+"""What a trainer cannot do without."""
 
 
 class Shape(Protocol):
@@ -82,26 +86,48 @@ class Turns:
         kinds: dict[str, pa.DataType] = {"prompt": TURNS}
         if self.completes:
             kinds["completion"] = TURNS
-        kinds |= {name: pa.string() for name in self.kept}
+        kinds |= {name: pa.float64() if name == "difficulty" else pa.string() for name in self.kept}
         self.has_id = "id" in names
         if self.has_id:
             kinds["id"] = pa.string()
-        if "difficulty" in kinds:
-            kinds["difficulty"] = pa.float64()
         self.schema = pa.schema(list(kinds.items()))
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """A conversation a row."""
-        return pa.RecordBatch.from_pylist([self._row(row) for row in batch.to_pylist()], schema=self.schema)
+        """A conversation a row.
 
-    def _row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        problem = row["problem"] if self.nested else row
-        made = {"prompt": self.chat.messages(problem["question"]), **{name: problem[name] for name in self.kept}}
+        Raises:
+            NotExported: a question, answer or text is NULL, or a value is none of its column's type.
+        """
+        questions = self._column(batch, "question").to_pylist()
+        made = {"prompt": pa.array([self.chat.messages(str(question)) for question in questions], TURNS)}
         if self.completes:
-            made["completion"] = [{"role": "assistant", "content": row["text"]}]
+            texts = _typed("text", batch.column("text"), pa.string()).to_pylist()
+            made["completion"] = pa.array([[{"role": "assistant", "content": text}] for text in texts], TURNS)
+        made |= {name: self._column(batch, name) for name in self.kept}
         if self.has_id:
-            made["id"] = row["id"]
-        return made
+            made["id"] = _typed("id", batch.column("id"), pa.string())
+        return pa.RecordBatch.from_arrays([made[name] for name in self.schema.names], schema=self.schema)
+
+    def _column(self, batch: pa.RecordBatch, name: str) -> "pa.Array[Any]":
+        values = pc.struct_field(batch.column("problem"), name) if self.nested else batch.column(name)
+        return _typed(name, values, pa.float64() if name == "difficulty" else pa.string())
+
+
+def _typed(name: str, values: "pa.Array[Any]", kind: pa.DataType) -> "pa.Array[Any]":
+    """The values as the type that the trainers get; metadata that is no text as JSON."""
+    if name in NEEDED and values.null_count:
+        raise NotExported(f"for trl every row needs its {name!r}, and some have NULL: leave them out (WHERE)")
+    if name == "metadata" and pa.types.is_nested(values.type):
+        return pa.array([None if one is None else _json(one) for one in values.to_pylist()], kind)
+    try:
+        return values.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        wants = f"for trl {name!r} is to be a {kind}"
+        raise NotExported(f"{wants}, and not every {values.type} can become one: CAST it in the query") from None
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(plain(value)).decode()
 
 
 def _fields(kind: pa.DataType) -> set[str]:

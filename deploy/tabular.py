@@ -35,7 +35,10 @@ def render(table: pa.Table, form: str = "table") -> str:
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401 - any Arrow value
-    """A Python value that JSON can hold: whole decimals are integers, times ISO texts, bytes base64, NaN null."""
+    """A Python value that JSON can hold: times are ISO texts, bytes base64, NaN null.
+
+    A whole decimal is an integer, another one a float, or its text where a float would lose digits of it.
+    """
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -45,7 +48,7 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - any Arrow value
 
 def _scalar(value: Any) -> str | float | None:  # noqa: ANN401 - any Arrow value
     if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
+        return _number(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, bytes):
@@ -53,6 +56,13 @@ def _scalar(value: Any) -> str | float | None:  # noqa: ANN401 - any Arrow value
     if isinstance(value, dt.datetime | dt.date | dt.time):
         return value.isoformat()
     return value if value is None or isinstance(value, int | str) else str(value)
+
+
+def _number(value: Decimal) -> int | float | str:
+    if value == value.to_integral_value():
+        return int(value)
+    near = float(value)
+    return near if Decimal(repr(near)) == value else str(value)
 
 
 def names(table: pa.Table) -> list[str]:

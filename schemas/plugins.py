@@ -98,7 +98,7 @@ def load(point: Point, name: str) -> Any:  # noqa: ANN401 - each caller says wha
         raise BadPlugin(why)
     try:
         return entry.load()
-    except Exception as error:  # a process edge: somebody else's package is imported here
+    except (Exception, SystemExit) as error:  # a process edge: somebody else's package is imported here, and may exit
         why = f"{type(error).__name__}: {error}"
         raise BadPlugin(f"{_named(point, entry)} cannot be imported ({why}): repair or uninstall it") from error
 

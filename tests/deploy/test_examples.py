@@ -26,9 +26,11 @@ def cells(notebook: Path) -> list[str]:
     return found
 
 
-def run(name: str, place: Path, **environment: str) -> str:
+def run(name: str, place: Path, *numbers: int, **environment: str) -> str:
+    """What a notebook's code cells print: all of them, or those of these numbers."""
     script = place / f"{name}.py"
-    script.write_text("\n\n".join(cells(ROOT / "examples" / f"{name}.ipynb")), "utf-8")
+    code = cells(ROOT / "examples" / f"{name}.ipynb")
+    script.write_text("\n\n".join([code[number] for number in numbers] or code), "utf-8")
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, str(script)], cwd=place, env={**kept, "MPLBACKEND": "Agg", **environment},
@@ -53,7 +55,19 @@ def test_asking_the_data(tmp_path):
     assert said.startswith("-- The tables in ")
     for word in ("problems@1", "reflection", "search", "direct", "rows in 1 file(s)"):
         assert word in said, said
-    assert (tmp_path / "searched" / "README.md").is_file()
+    assert (tmp_path / "searched-1" / "README.md").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["data", "examples/data"])
+def test_the_data_is_found_beside_the_notebook_or_above_it_and_exported_twice(tmp_path, data):
+    place = tmp_path / "examples"
+    place.mkdir()
+    fill(tmp_path / data)
+    said = run("asking", place, 0, -1, -1)
+    assert said.count("rows in 1 file(s)") == 2, said
+    assert (place / "searched-1" / "README.md").is_file()
+    assert (place / "searched-2" / "README.md").is_file()
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -16,6 +17,7 @@ import pytest
 import yaml
 
 from deploy import attach, export_card, export_files, sql
+from deploy.as_of import pinned
 from deploy.code_version import code_version
 from deploy.export import export, wanted
 from deploy.export_files import NotExported
@@ -148,6 +150,19 @@ def test_hostile_names_stay_text_in_the_card(settings, tmp_path):
     assert "<script>" not in (tmp_path / "out" / "README.md").read_text("utf-8").split("|---|---|")[1]
 
 
+def test_what_is_no_source_of_problems_is_not_in_the_card(make_settings, tmp_path):
+    settings = make_settings('problems.sources=[{kind="file", name="mine.jsonl", license="MIT"}]')
+    write(settings, problem(0))
+    for name, query in (
+        ("flat", "select unnest(['mine', 'all', '', null]) as source"),
+        ("nested", "select {'source': unnest(['mine', 'all', '', null])} as problem union all select null"),
+    ):
+        exported(settings, "hf", tmp_path / name, query=query)
+        header = header_of(tmp_path / name)
+        assert header["astro_factory"]["sources"] == [{"name": "mine", "rows": 1, "license": "MIT"}]
+        assert header["license"] == "mit"
+
+
 def test_examples_are_what_sfttrainer_takes_and_the_tokens_are_ours(settings, tmp_path):
     exported(settings, "trl", tmp_path / "out")
     rows = sorted(rows_of(tmp_path / "out"), key=lambda row: row["id"])
@@ -169,6 +184,18 @@ def test_problems_are_what_grpotrainer_takes(settings, tmp_path, table, query):
     row = next(row for row in rows_of(tmp_path / "out") if row["id"][1:] == "1")
     assert set(row) == {"prompt", "answer", "grader", "metadata", "source", "difficulty", "id"}
     assert (row["prompt"], row["answer"]) == ([{"role": "user", "content": "What is 1+1?"}], "2")
+
+
+def test_the_columns_for_trl_get_its_types(settings, tmp_path):
+    query = """
+        select 'q' question, 42 answer, 7 id, 2::utinyint difficulty, {'size': 3, 'of': [1.5]} metadata, null source
+        union all select 'r', 43, null, null, null, 'mine'"""
+    exported(settings, "trl", tmp_path / "out", query=query)
+    row, other = rows_of(tmp_path / "out")
+    assert row["prompt"] == [{"role": "user", "content": "q"}]
+    assert (row["answer"], row["id"], row["difficulty"], row["source"]) == ("42", "7", 2.0, None)
+    assert json.loads(row["metadata"]) == {"size": 3, "of": [1.5]}
+    assert (other["answer"], other["id"], other["difficulty"], other["metadata"]) == ("43", None, None, None)
 
 
 def test_an_instruct_models_prompt_has_its_system_turn_and_examples(settings, make_settings, tmp_path):
@@ -204,6 +231,14 @@ def test_an_older_version_is_exported_as_it_was(settings, tmp_path):
         ("parquet", "", "select interval 1 day as span", "CAST it"),
         ("trl", "", "select id, question from problems", "for trl the rows need"),
         ("trl", "evaluations", "", "for trl the rows need"),
+        ("trl", "", "select null::varchar question, '1' answer", "needs its 'question'"),
+        ("trl", "", "select 'q' question, null answer", "needs its 'answer'"),
+        ("trl", "", "select case when id <> 'e1' then problem end as problem from examples", "needs its 'question'"),
+        ("trl", "", "select problem, nullif(id, 'e1') as text from examples", "needs its 'text'"),
+        ("trl", "", "select 'q' question, [1] answer", "'answer' is to be a string"),
+        ("trl", "", "select {'a': 1} question, '1' answer", "'question' is to be a string"),
+        ("trl", "", "select problem, '\\xFF'::blob as text from examples", "'text' is to be a string"),
+        ("trl", "", "select 'q' question, '1' answer, 'hard' difficulty", "'difficulty' is to be a double"),
         ("hf", "", "select nosuch from problems", "nosuch"),
         ("hf", "", "drop view problems", "only SELECT"),
         ("hf", "", "select * from read_text('/etc/passwd')", "Cannot access"),
@@ -263,20 +298,41 @@ def test_memory_does_not_grow_with_the_rows(settings, tmp_path):
     assert large - small < 200 << 20, "the rows of the large one are 580 MB"
 
 
-def test_a_killed_export_has_no_out(settings, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_export_has_no_out(settings, tmp_path, number):
     place = tmp_path / "work"
     place.mkdir()
     query = "select range as id, repeat('x', 1000) as text from range(3000000)"
     command = [*COMMAND, "--format", "jsonl", "--sql", query, "out", "--data", settings.factory.data]
-    process = subprocess.Popen(command, cwd=place, env=ENVIRONMENT)
+    process = subprocess.Popen(command, cwd=place, env=ENVIRONMENT, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while not list(place.glob(".out.*.part/out/data/train-00000.jsonl")):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
     assert not (place / "out").exists()
+    if number == signal.SIGTERM:
+        assert process.returncode == 128 + number
+        assert not said
+        assert not list(place.iterdir()), "nor what was half written"
+
+
+def test_a_sigterm_during_a_query_ends_without_a_trace(settings, tmp_path):
+    query = "select md5(range::varchar) as id from range(3000000) order by id"
+    command = [*COMMAND, "--format", "jsonl", "--sql", query, "out", "--data", settings.factory.data]
+    place = tmp_path / "work"
+    place.mkdir()
+    process = subprocess.Popen(command, cwd=place, env=ENVIRONMENT, stderr=subprocess.PIPE)
+    while not list(place.glob(".out.*.part")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.5)  # it sorts for longer than this
+    assert not list(place.glob(".out.*.part/out/data"))
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert (process.returncode, said, list(place.iterdir())) == (128 + signal.SIGTERM, b"", [])
 
 
 def test_the_command_line(settings, tmp_path):
@@ -290,7 +346,15 @@ def test_the_command_line(settings, tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"] == 6
     assert header_of(tmp_path / "out")["astro_factory"]["as_of"] == "problems@1"
+    began = datetime.now().astimezone()
+    assert run("--format", "hf", "problems", "then", "--as-of", "0.1s").returncode == 0
+    ours = header_of(tmp_path / "then")["astro_factory"]
+    assert timedelta(0) < datetime.fromisoformat(ours["as_of"]) - began + timedelta(seconds=0.2) < timedelta(seconds=60)
+    assert f"as of {ours['as_of']}.\n" in (tmp_path / "then" / "README.md").read_text("utf-8")
+    tables = Datasets(Path(settings.factory.data) / "datasets")
+    assert pinned(tables, ours["as_of"], datetime.now().astimezone()) == ours["tables"]
     for arguments, says in (
+        (["--format", "trl", "--sql", "select null question, 1 answer", "x"], "needs its 'question'"),
         (["--format", "csv", "problems", "x"], "hf, trl, parquet, jsonl"),
         (["--format", "hf", "problems", "x", "y"], "not 3 names"),
         (["--format", "hf", "problems", "out"], "is there already"),

@@ -106,6 +106,7 @@ def test_the_source_gives_problems_and_others_for_the_evaluation(parts, make_set
         ("def make(*_): return 3", "needs `name` and a method"),
         ("make = 3", "no function or class but int"),
         ("import nothing_of_this_name", "cannot be imported"),
+        ("import sys; sys.exit('no GPU')", "'bad' of other 1.0 cannot be imported .SystemExit: no GPU"),
     ],
 )
 def test_a_source_that_cannot_be_opened_says_why(place, code, says):

@@ -3,6 +3,7 @@ import io
 import json
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -165,6 +166,13 @@ def test_json_is_one_array_of_objects_whatever_the_types(settings):
     assert row["m"] == [["k", [1]]]
     assert row["question"] == "a\x1b[31mred\nline"
     assert json.loads(sql.render(table.slice(0, 0), "json")) == []
+
+
+def test_a_decimal_keeps_its_digits():
+    texts = ["0.10", "3.00", "0.1234567890123456789", "123456789012345678901.5", "-7.000000000000000000001"]
+    said = [tabular.plain(Decimal(text)) for text in texts]
+    assert said == [0.1, 3, *texts[2:]]
+    assert json.loads(tabular.as_json(pa.table({"d": [Decimal(texts[2])]}))) == [{"d": texts[2]}]
 
 
 def test_csv_reads_back(settings):
