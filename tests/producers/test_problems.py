@@ -166,18 +166,23 @@ def test_killed_anywhere_it_loses_and_doubles_nothing(with_file, tmp_path):
     config = tmp_path / "settings.json"
     config.write_bytes(msgspec.json.encode(settings))
     program = (
-        "import sys; from pathlib import Path; from producers import problems; from processors.status import Status; "
-        "problems.BATCH = 4; "
-        "from schemas.load import load; settings = load(Path(sys.argv[1]), environment={}); "
-        "problems.run(settings, Status(settings, 'produce'))"
+        "import sys, time; from pathlib import Path; from producers import problems; "
+        "from processors.status import Status; from schemas.load import load; "
+        "problems.BATCH = 4; problems.passed = lambda _: time.sleep(float(sys.argv[2])); "
+        "settings = load(Path(sys.argv[1]), environment={}); problems.run(settings, Status(settings, 'produce'))"
     )
+
+    def start(pause):
+        command = [sys.executable, "-c", program, str(config), str(pause)]
+        return subprocess.Popen(command, cwd=Path(__file__).parents[2])
+
     for least in (1, 400):
-        child = subprocess.Popen([sys.executable, "-c", program, str(config)], cwd=Path(__file__).parents[2])
+        child = start(0.02)
         until(lambda least=least: len(records(settings, Problem)) > least)
         child.kill()
         child.wait(10)
     assert len(records(settings, Problem)) < 1350, "it was over before it could be killed"
-    child = subprocess.Popen([sys.executable, "-c", program, str(config)], cwd=Path(__file__).parents[2])
+    child = start(0)
     until(lambda: len(records(settings, Problem)) >= 1350)
     os.kill(child.pid, signal.SIGTERM)
     assert child.wait(20) == 0
