@@ -25,7 +25,7 @@ from processors.adaptive import wilson
 from processors.answers import answer_key
 from schemas.load import load
 from schemas.messages import Problem, Tree
-from schemas.settings import SearchSection
+from schemas.search_settings import SearchSection
 
 FULL = SearchSection(
     k=8, rollouts=16, iterations=4, stop_early=False, adaptive=False, samples=100_000, trees_in_flight=32

@@ -12,7 +12,8 @@ from processors.policy import Generator
 from processors.search_driver import Driver
 from producers.sources.gym import Gym
 from schemas.messages import Problem, Weights
-from schemas.settings import SearchSection, Settings
+from schemas.search_settings import SearchSection
+from schemas.settings import Settings
 from schemas.tiny_problems import CHAIN_SUM, COUNTDOWN
 
 CONTEXT = 512

@@ -29,7 +29,7 @@ from processors.search_driver import Driver
 from processors.strategy import Answers, Ask, Batch, Check, Strategy, Talk
 from schemas.load import load
 from schemas.messages import Problem, Weights
-from schemas.settings import SearchSection
+from schemas.search_settings import SearchSection
 
 EQUAL = SearchSection(k=4, rollouts=4, iterations=3, stop_early=False, adaptive=False, trees_in_flight=48)
 MIXED = SearchSection()

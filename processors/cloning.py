@@ -12,7 +12,7 @@ from random import Random
 from processors.chat import GO_BACK, REFLECTION, RESTART, STEP_END, VERDICT_BAD, VERDICT_GOOD
 from processors.linearize import Position, Walk
 from schemas.messages import Segment, Tree
-from schemas.settings import LinearizeSection
+from schemas.search_settings import LinearizeSection
 
 QUOTE_CHARS = 240
 _INNER_BREAK = re.compile(r"\n\s*\n")

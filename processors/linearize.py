@@ -26,7 +26,7 @@ import msgspec
 
 from processors.answers import answer_key
 from schemas.messages import Arm, Node, Tree
-from schemas.settings import LinearizeSection
+from schemas.search_settings import LinearizeSection
 
 TRIES = 8
 """Draws for each search walk before it is taken that there is no other."""

@@ -15,8 +15,9 @@ from processors.app import Source, attach, stage_app
 from processors.linearize import Walk
 from processors.rewriter import Words
 from processors.status import Status
+from schemas.kinds import Section
 from schemas.messages import Filtered, Message, Trace, Tree, content_id
-from schemas.settings import Section, Settings
+from schemas.settings import Settings
 from schemas.topics import BY_NAME
 
 STAGE = "linearize"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from processors.steps import Step
 from schemas.messages import Node
-from schemas.settings import SearchSection
+from schemas.search_settings import SearchSection
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from processors.chat import STEP_END
 from processors.mcts_tree import Arena, Branch
 from processors.steps import Sampled, Speaker
 from schemas.messages import Outcome
-from schemas.settings import SearchSection
+from schemas.search_settings import SearchSection
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,6 +30,7 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True):
     clip_low: float = 0.2
     """r is clipped to [1 - clip_low, 1 + clip_high]; clip_low = 1: not clipped below."""
     clip_high: float = 0.28
+    """Above 1; larger than clip_low, it lets rare tokens grow (DAPO's clip-higher)."""
     tis_cap: float = 2.0
     """C of the truncated importance weight w = min(pi_old / pi_behaviour, C); 0: no such weight (w = 1)."""
     normaliser: Normaliser = "token_mean"

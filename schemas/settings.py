@@ -10,20 +10,11 @@ import msgspec
 
 from schemas import plugins
 from schemas.access import Access
-from schemas.kinds import Count, NotNegative, Positive
+from schemas.kinds import Count, NotNegative, Positive, Section, named
+from schemas.search_settings import LinearizeSection, SearchSection
 from schemas.training_settings import RlSection, SftSection
 
 _STORE = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w-][\w.-]*)*/?", re.ASCII)
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all sections; unknown keys are refused."""
-
-
-def _named(point: plugins.Point, setting: str, name: str) -> None:
-    """Refuse the name of a part that is neither ours nor installed."""
-    if why := plugins.unknown(point, name):
-        raise ValueError(f"{setting}: {why}")
 
 
 class FactorySection(Section, frozen=True, kw_only=True):
@@ -57,12 +48,15 @@ class BrokerSection(Access, frozen=True, kw_only=True):
     memory_limit_mb: Count = 2048
     """The embedded broker is drained and started anew above this."""
     connect_timeout_s: Positive = 15.0
+    """A broker that does not answer for this long is missing, and a command ends with that message."""
     session_timeout_ms: Count = 6000
+    """A consumer that is silent for this long loses its partitions to others."""
     rebalance_timeout_ms: Count = 900_000
     """Must exceed the longest message in hand (a tree): a rebalance waits for it."""
     message_max_bytes: Count = 16_777_216
     """One limit for topics, producers and consumers; a larger message travels as a file in <data>/large."""
     replication_factor: Count = 1
+    """Copies of a topic that the cluster keeps; 3 is usual where there are three brokers or more."""
     ahead: Count = 512
     """A stage pauses while a consumer of what it makes is this many messages behind ([problems] and [prompts] have
     their own)."""
@@ -74,9 +68,13 @@ class TopicsSection(Section, frozen=True, kw_only=True):
     """Partition counts. Parallel work = partitions."""
 
     problems_partitions: Count = 16
+    """Of `problems`: at most so many searchers share the work."""
     prompts_partitions: Count = 16
+    """Of `prompts`: at most so many samplers."""
     default_partitions: Count = 4
+    """Of trees, traces, examples, rollouts, rewards and answers."""
     single_partitions: Count = 1
+    """Of weights, evaluations, training, filtered, dead.letters and replays."""
 
 
 class PolicySection(Section, frozen=True, kw_only=True):
@@ -91,7 +89,6 @@ class PolicySection(Section, frozen=True, kw_only=True):
     directory is not the trainer's needs the trainer's <data>/weights here."""
     few_shot: str = "auto"
     """A JSON file of [{"question", "answer"}], 'auto' (a built-in set for untrained instruct models), or 'none'."""
-    temperature: Positive = 1.0
 
 
 class EngineSection(Section, frozen=True, kw_only=True):
@@ -100,6 +97,7 @@ class EngineSection(Section, frozen=True, kw_only=True):
     url: str = ""
     """http://HOST:PORT of a `vllm serve`; empty = in this process."""
     threads: Count = 1
+    """Of torch, in a process that holds an engine on the CPU."""
     max_num_seqs: Count = 128
     """Requests that the engine computes at the same time."""
     max_model_len: int = 0
@@ -107,6 +105,7 @@ class EngineSection(Section, frozen=True, kw_only=True):
     kv_cache_gb: float = 0.5
     """CPU only; on a GPU use args.gpu_memory_utilization."""
     dtype: str = "auto"
+    """vLLM's name of it; 'auto' on a CPU = float32 for small models, else bfloat16."""
     switch_after_s: float = 2.0
     """An engine shared by versions stops admitting the current one after this long when another waits."""
     probe_tolerance: float = 0.08
@@ -131,7 +130,7 @@ class Source(Section, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse a kind that is not there."""
-        _named(plugins.PROBLEM_SOURCES, "problems.sources: kind", self.kind)
+        named(plugins.PROBLEM_SOURCES, "problems.sources: kind", self.kind)
 
 
 class ProblemsSection(Section, frozen=True, kw_only=True):
@@ -147,104 +146,6 @@ class ProblemsSection(Section, frozen=True, kw_only=True):
     """A longer problem is dead-lettered."""
 
 
-class SearchSection(Section, frozen=True, kw_only=True):
-    """MCTS and the strategies it is compared with (docs/architecture.md names what is the paper's)."""
-
-    policy: Literal["base", "sft", "latest"] = "base"
-    """Which weights search: the base's, SFT's newest, or the newest of all."""
-    strategy: str = "mcts"
-    """mcts; best_of_n and sample draw whole solutions from the prompt (one example of the best, or all as one tree); or
-    one that a package adds (docs/extending.md)."""
-    trees_in_flight: Count = 16
-    """Trees that a process grows at the same time."""
-    k: Count = 4
-    """Actions sampled at an expansion."""
-    rollouts: Count = 4
-    """M: full rollouts a new node; an upper bound where `adaptive` is on."""
-    samples: Count = 64
-    """N: whole solutions a problem, for the strategies best_of_n and sample."""
-    iterations: Count = 8
-    """Rounds of selection, expansion, rollouts and backup; an upper bound with `stop_early` and `adaptive`."""
-    depth: Count = 12
-    """Steps from the root to the deepest node."""
-    c_puct: float = 1.0
-    """Weight of the prior against Q in the selection."""
-    step_tokens: Count = 48
-    """A step that has no blank line by then is a dead end (a model that writes long paragraphs needs more)."""
-    rollout_tokens: Count = 128
-    """Tokens of a rollout at most."""
-    temperature: Positive = 1.0
-    votes: int = 0
-    """Self-evaluation votes on each correct terminal; 0 = off (a policy that cannot judge)."""
-    widen: bool = True
-    """Progressive widening: a visited node may grow new children."""
-    widen_power: float = 0.5
-    """On its p-th pass a node may have been sampled ceil(p ** widen_power) times (k actions each)."""
-    adopt: bool = True
-    """Keep, for each new node (the root: each round), at most one correct and one wrong rollout as a path, where its
-    answer is new."""
-    stop_early: bool = True
-    """Stop when the tree holds a correct terminal and linearize.max_wrong + 1 distinct wrong answers."""
-    adaptive: bool = True
-    """Stop a node's rollouts when more could not change a choice, and a tree out of reach or too easy (adaptive.py)."""
-    race_z: Positive = 1.0
-    """Width of the race's confidence bounds, in standard errors (1.0: 16 % on each side, 1.64: 5 %)."""
-    race_margin: float = 0.25
-    """A node stops when it cannot beat its best sibling by more than this."""
-    reach: float = 0.02
-    """A tree without a correct sample stops when a share of this or more is excluded at 95 %; 0 = never."""
-    easy: float = 0.05
-    """A solved tree without a wrong sample stops when a share of wrong ones of this or more is excluded; 0 = never."""
-    max_tokens: int = 0
-    """A tree stops after the round in which it has sampled this many tokens; 0 = no limit."""
-    timeout_s: Positive = 600.0
-    """A tree that takes longer is published as it stands."""
-
-    def __post_init__(self) -> None:
-        """Refuse a strategy that is not there."""
-        _named(plugins.STRATEGIES, "search.strategy", self.strategy)
-
-
-class LinearizeSection(Section, frozen=True, kw_only=True):
-    """Algorithm 1 and procedure cloning."""
-
-    direct: Annotated[int, msgspec.Meta(ge=0)] = 1
-    """Traces a problem without a wrong turn."""
-    search: Annotated[int, msgspec.Meta(ge=0)] = 3
-    """Traces a problem with min_wrong..max_wrong wrong turns first (k of Algorithm 1)."""
-    min_wrong: Count = 1
-    """Equal to max_wrong = exactly that k: a tree with fewer wrong answers gives no search trace."""
-    max_wrong: Count = 2
-    merge: Literal["terminal", "low_q", "random"] = "terminal"
-    """Where a wrong branch is left: at its terminal (the paper), at that or a node of low Q above it, or anywhere."""
-    low_q: float = 0.2
-    """The highest Q that merge = 'low_q' calls low."""
-    low_q_visits: Count = 1
-    """Visits that make a Q worth believing: a node with fewer is never left for it."""
-    phrases: bool = True
-    """False: no reflections and verdicts, and a return only tells the ancestor's step again."""
-    vote_filter: bool = True
-    """Keep only solutions with unanimous votes, where there were votes."""
-    positive_q: float = 0.8
-    """An intermediate node of at least this Q may be followed by a positive reflection."""
-    positive_share: float = 0.5
-    """How often a search trace that passes such a node reflects there (at most once)."""
-    direct_reflects: bool = True
-    """Whether direct traces end with a positive reflection too; false makes the Direct-SFT control arm."""
-    rewriter: str = "template"
-    """Who words the ordinary steps: template (their own text), model (the base policy, few-shot), or one that a package
-    adds (docs/extending.md); each rewrite is checked."""
-    rewrite_temperature: Annotated[float, msgspec.Meta(ge=0)] = 0.7
-    rewrite_context: Count = 800
-    """Characters of the solution so far that a rewrite sees."""
-
-    def __post_init__(self) -> None:
-        """Refuse an empty range of k, and a rewriter that is not there."""
-        _named(plugins.REWRITERS, "linearize.rewriter", self.rewriter)
-        if self.min_wrong > self.max_wrong:
-            raise ValueError(f"min_wrong = {self.min_wrong} is above max_wrong = {self.max_wrong}")
-
-
 class VerifySection(Section, frozen=True, kw_only=True):
     """Checks and rewards."""
 
@@ -255,6 +156,7 @@ class VerifySection(Section, frozen=True, kw_only=True):
     memory_mb: Count = 1024
     """Of a grading process."""
     max_answer_chars: Count = 2000
+    """A longer answer is `rejected`."""
     max_trace_chars: int = 32_768
     """A longer trace is filtered (four characters a token and the paper's 8192 tokens)."""
 
@@ -276,6 +178,7 @@ class FailuresSection(Section, frozen=True, kw_only=True):
     share: Positive = 0.5
     """A stage stops when more than this share of its last `window` inputs became dead letters; 1 = never."""
     window: Count = 64
+    """Inputs."""
 
 
 class WeightsSection(Section, frozen=True, kw_only=True):
@@ -289,6 +192,7 @@ class SqlSection(Section, frozen=True, kw_only=True):
     """Limits of any SQL that is given to the factory: `factory sql`, prompts.sql, sft.sql."""
 
     timeout_s: Positive = 60.0
+    """Of a query."""
     memory_mb: Count = 4096
     """Of a query's work, and of its answer."""
 
@@ -327,6 +231,7 @@ class SampleSection(Section, frozen=True, kw_only=True):
     max_tokens: Count = 192
     """Of a response."""
     temperature: Positive = 1.0
+    """Of rollouts and of the evaluator's samples."""
     groups_in_flight: Count = 16
     """Groups that a process samples at the same time."""
 
@@ -347,7 +252,7 @@ class EvaluateSection(Section, frozen=True, kw_only=True):
     greedy: bool = False
     """Temperature 0 and one sample a problem."""
     max_tokens: Count = 192
-    threads: Count = 1
+    """Of a response."""
 
     def __post_init__(self) -> None:
         """Refuse a k without as many samples, and copies of one greedy response."""

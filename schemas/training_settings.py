@@ -6,10 +6,10 @@ import msgspec
 
 from schemas import objective as o
 from schemas import plugins
-from schemas.kinds import Count, NotNegative, Positive
+from schemas.kinds import Count, NotNegative, Positive, Section
 
 
-class TrainerSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TrainerSection(Section, frozen=True, kw_only=True):
     """What both trainers have: how they compute, which changes what is learned by the rounding of sums only."""
 
     ranks: Count = 1
@@ -42,6 +42,7 @@ class SftSection(TrainerSection, frozen=True, kw_only=True):
     lr: Positive = 8e-4
     """[ours] for the tiny policy; the paper's 3e-6 suits 8B and more."""
     weight_decay: float = 0.01
+    """AdamW's."""
     batch_tokens: Count = 4096
     """Tokens of a step."""
     micro_tokens: int = 0
@@ -57,6 +58,7 @@ class SftSection(TrainerSection, frozen=True, kw_only=True):
     loss_on: Literal["all", "response"] = "response"
     """The paper: all. The tiny policy's questions are random numbers, of which nothing can be learned."""
     grad_clip: Positive = 1.0
+    """Largest norm of a step's gradient; a longer one is scaled down to it."""
     warmup: int = 4
     """Steps of linear warm-up."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -96,6 +98,7 @@ class RlSection(TrainerSection, frozen=True, kw_only=True):
     updates: Count = 1
     """Optimizer steps that the groups of a step are split into; with one, proximal = 'start' makes every ratio 1."""
     lr: Positive = 5e-5
+    """[ours] for the tiny policy; constant after the warm-up."""
     max_lag: int = 4
     """trainer version - behaviour version of every trained token."""
     publish_steps: Count = 2
@@ -103,9 +106,11 @@ class RlSection(TrainerSection, frozen=True, kw_only=True):
     batch_tokens: Count = 4096
     """Tokens of a micro-batch."""
     grad_clip: Positive = 1.0
+    """Largest norm of a step's gradient; a longer one is scaled down to it."""
     max_steps: int = 0
     """RL ends after so many steps; 0 = never."""
     weight_decay: float = 0.0
+    """AdamW's."""
     warmup: int = 2
     """Steps of linear warm-up; constant after."""
     start_version: int = -1

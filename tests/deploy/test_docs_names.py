@@ -125,12 +125,18 @@ def test_the_reference_is_what_the_source_says(path):
     assert path.read_text("utf-8") == files()[path], "run: python -m deploy.reference"
 
 
+def part(page, section):
+    """What stands between a section's heading and the next."""
+    return page.split(f"\n## {section}\n", 1)[1].split("\n## ", 1)[0]
+
+
 def test_every_setting_column_and_command_is_in_the_reference():
     pages = {path.name: text for path, text in files().items()}
     for section in Settings.__struct_fields__:
         assert f"\n## {section}\n" in pages["settings.md"]
         for name in getattr(Settings(), section).__struct_fields__:
-            assert f"\n| `{name}` |" in pages["settings.md"]
+            (row,) = set(re.findall(rf"^\| `{name}` \|.*", part(pages["settings.md"], section), re.MULTILINE))
+            assert not row.endswith("|  |"), f"{section}.{name} has no meaning: write it under it in the source"
     for name in TABLES:
         assert f"\n## {name}\n" in pages["tables.md"]
     assert len(commands()) > 30

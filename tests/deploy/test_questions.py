@@ -11,7 +11,8 @@ from processors.linearizer import traces
 from processors.rows import Place, message_batch, node_batch
 from schemas import messages as m
 from schemas.codec import content_sha, encode
-from schemas.settings import LinearizeSection, Settings
+from schemas.search_settings import LinearizeSection
+from schemas.settings import Settings
 from schemas.tables import TABLES
 
 LED_TO_AN_ANSWER = """

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from deploy.replay_stages import Held, content, differences, judgement
 from processors import linearizer
 from schemas.messages import Example, Filtered, Trace
-from schemas.settings import LinearizeSection, Settings
+from schemas.search_settings import LinearizeSection
+from schemas.settings import Settings
 
 KINDS = [
     LinearizeSection(),

@@ -10,7 +10,7 @@ from processors.chat import STEP_END
 from processors.mcts import Mcts
 from processors.sampling import Sampling
 from processors.strategy import Ask, Check, Strategy
-from schemas.settings import SearchSection
+from schemas.search_settings import SearchSection
 
 PIECES = ["", "a", " b", " c", "\n", "\n\n", ".\n\n", "Answer: ", "1", "2", "3", "But wait", "?", " So", "yes", "no"]
 S = TypeVar("S", bound=Strategy)

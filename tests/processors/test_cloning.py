@@ -11,7 +11,7 @@ from processors import chat
 from processors.answers import extract_answer
 from processors.cloning import clone, join, jump
 from processors.linearize import Walk, visit, walks
-from schemas.settings import LinearizeSection
+from schemas.search_settings import LinearizeSection
 
 SETTINGS = LinearizeSection(direct=2, search=4, max_wrong=3, positive_share=0.7)
 

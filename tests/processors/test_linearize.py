@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from processors.answers import answer_key
 from processors.linearize import BadTree, passes_votes, walks
-from schemas.settings import LinearizeSection
+from schemas.search_settings import LinearizeSection
 
 SETTINGS = LinearizeSection(direct=2, search=5, max_wrong=3)
 

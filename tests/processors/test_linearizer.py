@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from processors.linearizer import traces
 from schemas.codec import encode
 from schemas.messages import Filtered, Trace
-from schemas.settings import FactorySection, LinearizeSection, Settings
+from schemas.search_settings import LinearizeSection
+from schemas.settings import FactorySection, Settings
 
 SETTINGS = Settings(linearize=LinearizeSection(direct=1, search=3))
 

@@ -14,7 +14,7 @@ from processors.mcts import Mcts
 from processors.mcts_tree import priors
 from processors.strategy import says_yes
 from schemas.messages import Node
-from schemas.settings import SearchSection
+from schemas.search_settings import SearchSection
 
 SETTINGS = st.builds(
     SearchSection,

@@ -6,7 +6,7 @@ import pytest
 
 from processors.mcts_tree import Arena, Branch, backup, priors, puct
 from processors.steps import Step
-from schemas.settings import SearchSection
+from schemas.search_settings import SearchSection
 
 
 def step(text: str, end: str = "delimiter", logprob: float = -1.0) -> Step:

@@ -17,7 +17,8 @@ from processors.policy import Aborted, Completion, EngineDied
 from processors.rewriter import Place, Rewriter, asking, only_answers, tail
 from processors.verifier import judge
 from schemas.messages import Example, Trace
-from schemas.settings import LinearizeSection, Settings
+from schemas.search_settings import LinearizeSection
+from schemas.settings import Settings
 
 MODEL = Settings(linearize=LinearizeSection(rewriter="model", direct=1, search=4, max_wrong=3, positive_share=0.7))
 

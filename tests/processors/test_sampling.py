@@ -8,7 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scripted import ANSWER, BLANK, EOS, Cycle, Policy, Words, drive, new_sampling
 
-from schemas.settings import SearchSection
+from schemas.search_settings import SearchSection
 
 WRONG, RIGHT, OTHER = [ANSWER, 9, EOS], [ANSWER, 8, EOS], [ANSWER, 10, EOS]
 

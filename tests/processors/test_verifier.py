@@ -13,7 +13,8 @@ from processors.grading import Grader
 from processors.linearizer import traces
 from processors.verifier import is_aborted, judge, refused, rewarded
 from schemas.messages import Example, Filtered, Rollout, RolloutGroup, Segment, Trace
-from schemas.settings import LinearizeSection, Settings, VerifySection
+from schemas.search_settings import LinearizeSection
+from schemas.settings import Settings, VerifySection
 
 SETTINGS = Settings(linearize=LinearizeSection(direct=1, search=4, max_wrong=3))
 GRADER = Grader(SETTINGS)  # numbers only: it starts no process

@@ -14,7 +14,8 @@ from processors.grading import Grader
 from processors.linearizer import traces
 from processors.verifier import judge
 from schemas.messages import Example, Segment, Trace
-from schemas.settings import LinearizeSection, Settings
+from schemas.search_settings import LinearizeSection
+from schemas.settings import Settings
 
 GRADER = Grader(Settings())  # numbers only: it starts no process
 
