@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from deploy.together import leads_its_machine
 from processors import metrics
 from processors.status import Status
 from schemas.settings import Settings
@@ -40,12 +41,16 @@ def ranks(stage: str, settings: Settings) -> int:
 
 
 def follow(stage: str, settings: Settings) -> None:
-    """Be another rank of a trainer until its first one ends; signals are for the first, which then says stop."""
+    """Be another rank of a trainer until its first one ends; signals are for the first, which then says stop.
+
+    The first rank of each other machine serves that machine's memory and processor time: its pod is scraped as well.
+    """
     from trainers import rl, sft
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    (sft.follow if stage == "sft" else rl.follow)(settings)
+    with metrics.serving(settings, []) if leads_its_machine() else contextlib.nullcontext():
+        (sft.follow if stage == "sft" else rl.follow)(settings)
 
 
 def _main(stage: str) -> Callable[[Settings, Status], Any]:

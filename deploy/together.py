@@ -27,6 +27,11 @@ def follows() -> bool:
     return int(os.environ.get("RANK", "0")) > 0
 
 
+def leads_its_machine() -> bool:
+    """Whether this is the first rank of its machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 @contextmanager
 def together(count: int) -> Iterator[None]:
     """Be rank 0 of `count` processes of this machine, and start the others."""

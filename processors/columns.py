@@ -4,15 +4,17 @@ A row as a dict costs some 20 microseconds a search node; a column built at once
 keep up with the disk (benchmarks/stream.py). Values come as msgspec decoded them, so their types are the columns'.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain
-from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from msgspec.structs import astuple
 
 from schemas import messages as m
 
+_NUMBERS: Mapping[pa.DataType, type[np.generic]] = {pa.int64(): np.int64, pa.float64(): np.float64}
 LATEST_MS = 253_402_300_799_000
 """The last second of the year 9999; a record's timestamp may be anything."""
 
@@ -24,16 +26,27 @@ def column(values: Sequence[Any], kind: pa.DataType) -> "pa.Array[Any]":
         ValueError, OverflowError, pa.ArrowException: for a value that the type cannot hold.
     """
     if pa.types.is_struct(kind):
-        fields = [kind.field(at) for at in range(kind.num_fields)]
-        return pa.StructArray.from_arrays([_attribute(values, field) for field in fields], fields=fields)
+        named = [kind.field(at) for at in range(kind.num_fields)]
+        return pa.StructArray.from_arrays(
+            [column(part, field.type) for part, field in zip(_parts(values, len(named)), named, strict=True)],
+            fields=named,
+        )
     if pa.types.is_list(kind):
-        ends = pa.array(list(accumulate(map(len, values), initial=0)), pa.int32())
-        return pa.ListArray.from_arrays(ends, column(list(chain.from_iterable(values)), kind.value_type), type=kind)
+        lengths = list(map(len, values))
+        ends = pa.array(list(accumulate(lengths, initial=0)), pa.int32())
+        inner = chain.from_iterable(values)
+        if kind.value_type in _NUMBERS:
+            # half the time of a list of them: token ids are most of what a tree holds
+            flat: pa.Array[Any] = pa.array(np.fromiter(inner, _NUMBERS[kind.value_type], sum(lengths)))
+        else:
+            flat = column(list(inner), kind.value_type)
+        return pa.ListArray.from_arrays(ends, flat, type=kind)
     return pa.array(values, type=kind)
 
 
-def _attribute(messages: Sequence[Any], field: "pa.Field[Any]") -> "pa.Array[Any]":
-    return column(list(map(attrgetter(field.name), messages)), field.type)
+def _parts(messages: Sequence[Any], count: int) -> Sequence[Sequence[Any]]:
+    """The values of each of `count` fields, in the order of the messages."""
+    return list(zip(*map(astuple, messages), strict=True)) or [()] * count
 
 
 def fields(messages: Sequence[m.Message], schema: pa.Schema) -> "list[pa.Array[Any]]":
@@ -42,12 +55,15 @@ def fields(messages: Sequence[m.Message], schema: pa.Schema) -> "list[pa.Array[A
     Raises:
         ValueError, OverflowError, pa.ArrowException: for a value that its column cannot hold.
     """
-    return [_attribute(messages, schema.field(name)) for name in type(messages[0]).__struct_fields__]
+    names = type(messages[0]).__struct_fields__
+    parts = _parts(messages, len(names))
+    return [column(part, schema.field(name).type) for part, name in zip(parts, names, strict=True)]
 
 
 def repeated(array: "pa.Array[Any]", counts: Sequence[int]) -> "pa.Array[Any]":
     """Each value as often as its count says."""
-    return array.take(pa.array(list(chain.from_iterable([at] * count for at, count in enumerate(counts))), pa.int32()))
+    places: pa.Array[Any] = pa.array(np.repeat(np.arange(len(counts)), counts))
+    return array.take(places)
 
 
 def times(milliseconds: Sequence[int]) -> "pa.Array[Any]":

@@ -251,7 +251,7 @@ class Datasets:
             OSError: with errno ENOSPC when the disk is full; nothing was added then.
         """
         with self._lock, self.place.failing():
-            table = self._writers.setdefault(name, self.table(name))
+            table, folder = self._writers.setdefault(name, self.table(name)), self.place.folder(name)
             for attempt in range(_ATTEMPTS):
                 table.update_incremental()
                 if commits is not None and (table.transaction_version(_sinks(name)) or 0) != commits:
@@ -267,7 +267,7 @@ class Datasets:
                 if not moved and not fresh.num_rows:
                     return 0
                 try:
-                    commit(table, fresh, moved)
+                    commit(table, fresh, moved, folder if isinstance(folder, Path) else None)
                 except CommitFailedError:
                     if attempt == _ATTEMPTS - 1:
                         raise
@@ -279,8 +279,8 @@ class Datasets:
         raise AssertionError("unreachable")
 
     def _named(self, error: Exception, name: str) -> Exception:
-        """The library's error, with the number and the place that a full disk's has everywhere else."""
-        if f"os error {errno.ENOSPC}" in str(error):
+        """The error, with the number and the place that a full disk's has everywhere else."""
+        if getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error):
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.place.folder(name)))
         return error
 

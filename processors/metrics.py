@@ -71,7 +71,7 @@ def serving(settings: Settings, statuses: Sequence[Status]) -> Iterator[str]:
 
     Args:
         settings: [metrics]; the data directory; the broker, which is asked for the lag.
-        statuses: of the stages that the process hosts.
+        statuses: of the stages that the process hosts; none = its memory and processor time alone, told in no file.
 
     Yields:
         The address, '' where metrics.serve is off.
@@ -86,13 +86,14 @@ def serving(settings: Settings, statuses: Sequence[Status]) -> Iterator[str]:
     exporter = Exporter(settings, statuses)
     REGISTRY.register(exporter)
     target = f"{_name(settings.metrics.host)}:{server.server_port}"
-    announcement = _announce(settings, statuses, target)
+    announcement = _announce(settings, statuses, target) if statuses else None
     for status in statuses:
         status.set(metrics=f"http://{target}/metrics")
     try:
         yield f"http://{target}/metrics"
     finally:
-        announcement.unlink(missing_ok=True)
+        if announcement:
+            announcement.unlink(missing_ok=True)
         REGISTRY.unregister(exporter)
         server.shutdown()
         server.server_close()

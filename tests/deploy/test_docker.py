@@ -125,6 +125,7 @@ def test_prometheus_asks_every_container_of_every_stage() -> None:
     asked = {name: found["port"] for found in job["dns_sd_configs"] for name in found["names"]}
     stages = {name for name in services if name.removesuffix("-gpu") in STAGES}
     assert set(asked) == stages
+    assert job["relabel_configs"] == [{"source_labels": ["__meta_dns_name"], "target_label": "stages"}]
     assert {str(port) for port in asked.values()} == {
         services[s]["environment"]["FACTORY_METRICS_PORT"] for s in stages
     }

@@ -198,6 +198,7 @@ def test_a_full_disk_is_an_error_with_its_number_and_the_table_stays_whole(small
         datasets.append("problems", rows(large, first=1), {APP: 1})
     assert caught.value.errno == errno.ENOSPC
     assert caught.value.filename.endswith("problems")
+    assert len(list((datasets.root / "problems").glob("*.parquet"))) == 1, "half a file keeps room"
     assert datasets.offsets("problems") == {APP: 0}
     assert datasets.append("problems", rows(problem(2), first=1), {APP: 1}) == 1
     assert datasets.ids("problems") == {"p0", "p2"}

@@ -1,5 +1,8 @@
-"""The log's entries hold the smallest and largest texts of a commit: whatever these are, the entry is read whole."""
+"""The log's entry of a merge holds the smallest and largest texts: whatever these are, it is read whole."""
 
+import json
+
+import pyarrow as pa
 import pytest
 
 from processors import delta_log
@@ -18,12 +21,17 @@ def test_a_row_with_an_odd_line_end_harms_no_table(tmp_path, mark):
     datasets.create()
     problem = Problem(id="p", question=f"{mark}What{mark} is it?{mark}", answer="1", source="s")
     sha = content_sha(encode(problem))
-    place = Place(topic="problems", topic_id="u", partition=0, offset=7, time_ms=0, sha=sha)
-    rows = message_batch(problem, place, TABLES["problems"])
-    datasets.append("problems", rows, {app_id("problems", "u", 0): 7})
+    app = app_id("problems", "u", 0)
+    for at in (6, 7):
+        place = Place(topic="problems", topic_id="u", partition=0, offset=at, time_ms=0, sha=sha)
+        rows = pa.Table.from_batches([message_batch(problem, place, TABLES["problems"])])
+        datasets.append("problems", rows, {app: at})
+    assert datasets.compact("problems", files=0)
     folder = tmp_path / "datasets" / "problems"
-    assert {"add", "txn"} <= {name for action in delta_log.actions(folder, 1) for name in action}
-    assert delta_log.committed_at(folder, 1) > 0
-    assert datasets.offsets("problems") == {app_id("problems", "u", 0): 7}
+    assert {"add", "txn"} <= {name for action in delta_log.actions(folder, 2) for name in action}
+    (stats,) = [action["add"]["stats"] for action in delta_log.actions(folder, 3) if "add" in action]
+    assert f"{mark}What" in json.loads(stats)["minValues"]["question"]
+    assert delta_log.committed_at(folder, 3) > 0
+    assert datasets.offsets("problems") == {app: 7}
     Datasets(tmp_path / "datasets").create()  # a restart, which mends what is cut off
-    assert [one.question for one in Datasets(tmp_path / "datasets").messages(Problem)] == [problem.question]
+    assert [one.question for one in Datasets(tmp_path / "datasets").messages(Problem)] == [problem.question] * 2

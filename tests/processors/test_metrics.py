@@ -1,7 +1,9 @@
 """A process's numbers as Prometheus reads them: over HTTP, on loopback, the same as in its status file."""
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,11 +18,14 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
+from deploy import stages
+from deploy.broker import free_port
 from processors import kafka, metrics
 from processors.metrics import NUMBERS, serving
 from processors.status import BOUNDS_S, Status, read_all
 from schemas.load import BadSettings
 from schemas.messages import Problem
+from trainers import rl
 
 
 def scraped(address):
@@ -56,6 +61,24 @@ def test_a_scrape_tells_what_the_status_counts(make_settings):
     assert ("factory_search_lag",) not in found
     assert found["process_resident_memory_bytes",] > 1e6
     assert row["metrics"] == address
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_trainers_other_machine_answers_for_itself_alone(make_settings, monkeypatch, first):
+    settings = make_settings(f"metrics.port={free_port()}")
+    found = []
+
+    def scrape(_):
+        found.append(scraped(f"http://127.0.0.1:{settings.metrics.port}/metrics"))
+
+    monkeypatch.setenv("LOCAL_RANK", "0" if first else "1")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(rl, "follow", scrape)
+    with contextlib.nullcontext() if first else pytest.raises(URLError):
+        stages.follow("rl", settings)
+        assert found[0]["process_resident_memory_bytes",] > 1e6
+        assert not [name for name, *_ in found[0] if name.startswith("factory_")], "the first rank tells of the stage"
+    assert targets(settings) == []
 
 
 def test_durations_are_a_histogram_of_the_units_that_are_done(make_settings):
