@@ -25,6 +25,7 @@ from schemas.topics import TOPICS
 STAGES = ("search", "linearize", "verify", "sample", "sink", "rl", "evaluate", "sft", "produce", "prompts")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With pytest-xdist (--dist loadgroup) the tests of a file share a process."""
     for item in items:
