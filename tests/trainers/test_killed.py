@@ -8,7 +8,7 @@ import sys
 import msgspec
 import pytest
 from running import until
-from test_sft import FLAGS, curve, example, handed_over
+from test_sft import FLAGS, curve, example, handed_over, plain  # noqa: F401 - a fixture
 
 MAIN = """
 import sys, msgspec
@@ -19,23 +19,15 @@ from trainers import sft
 settings = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Settings)
 sft.run(settings, Status(settings, "sft"))
 """
-UNINTERRUPTED = """
-import sys, msgspec
-from test_sft import bare
-sys.stdout.buffer.write(msgspec.json.encode(bare(sys.argv[1])[0]))
-"""
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_bit_for_bit(make_factory, llama, tmp_path) -> None:
+def test_a_killed_process_goes_on_bit_for_bit(make_factory, plain, tmp_path) -> None:  # noqa: F811
     factory = make_factory(*FLAGS)
     factory.table(*[example(i) for i in range(40)])
     (tmp_path / "settings.json").write_bytes(msgspec.json.encode(factory.settings))
 
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    # A process of its own as well: what other tests loaded into this one (an engine) may round in another way.
-    answer = subprocess.check_output([sys.executable, "-c", UNINTERRUPTED, str(llama())], env=environment)
-    uninterrupted = msgspec.json.decode(answer, type=dict[int, tuple[float, float, list[str]]])
 
     def start() -> subprocess.Popen:
         return subprocess.Popen([sys.executable, "-c", MAIN, str(tmp_path / "settings.json")], env=environment)
@@ -51,4 +43,4 @@ def test_a_killed_process_goes_on_bit_for_bit(make_factory, llama, tmp_path) -> 
         assert second.wait(60) == 0
     finally:
         second.kill()
-    assert curve(factory) == uninterrupted
+    assert curve(factory) == plain[0]

@@ -1,12 +1,16 @@
 """SFT on a real broker and real tables, from rows to announced versions, with crashes between any two of its acts."""
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from running import until
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from processors import chat
 from schemas.messages import Example, Filtered, Problem, TrainingStep, Weights, content_id
@@ -140,8 +144,14 @@ def bare(path: str) -> tuple[dict[int, tuple[float, float, list[str]]], dict[str
 
 
 @pytest.fixture(scope="module")
-def plain(llama):
-    return bare(str(llama()))
+def plain(llama, tmp_path_factory):
+    """`bare` by a process of its own: a vLLM that was in this one has made torch.set_num_threads do nothing."""
+    out = tmp_path_factory.mktemp("plain")
+    path = os.pathsep.join(sys.path)
+    command = [sys.executable, __file__, str(llama()), str(out)]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": path})
+    steps = msgspec.json.decode((out / "steps.json").read_bytes(), type=dict[int, tuple[float, float, list[str]]])
+    return steps, load_file(out / "last.safetensors")
 
 
 @pytest.mark.parametrize("what", CRASHES)
@@ -238,3 +248,9 @@ def test_a_query_that_gives_no_training_set_says_so(make_factory, start, sql) ->
     until(lambda: trainer.error is not None)
     assert isinstance(trainer.error, sft.BadQuery)
     assert "id, problem and text" in str(trainer.error)
+
+
+if __name__ == "__main__":
+    losses, last = bare(sys.argv[1])
+    (Path(sys.argv[2]) / "steps.json").write_bytes(msgspec.json.encode(losses))
+    save_file({name: value.detach() for name, value in last.items()}, Path(sys.argv[2]) / "last.safetensors")
