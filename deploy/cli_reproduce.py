@@ -10,7 +10,6 @@ import msgspec
 import typer
 
 from deploy import options as o
-from processors.places import refuse
 from schemas.load import BadSettings, load
 from schemas.settings import Settings
 
@@ -82,6 +81,8 @@ def _numbers(text: str) -> list[int]:
 
 
 def _resolver(policy: str | None, texts: list[str]) -> Any:  # noqa: ANN401 - deploy.reproduce.plan.Resolve
+    from processors.places import refuse
+
     own = [*texts, *([f"policy.path={msgspec.json.encode(policy).decode()}"] if policy else [])]
 
     def resolve(values: Mapping[str, Any]) -> Settings:

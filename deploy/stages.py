@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from deploy.together import leads_its_machine
-from processors import metrics
 from processors.status import Status
 from schemas.settings import Settings
 from schemas.topics import TOPICS
@@ -45,6 +44,7 @@ def follow(stage: str, settings: Settings) -> None:
 
     The first rank of each other machine serves that machine's memory and processor time: its pod is scraped as well.
     """
+    from processors import metrics
     from trainers import rl, sft
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -88,6 +88,8 @@ def host(stages: list[str], settings: Settings) -> None:
 @contextlib.contextmanager
 def _observed(stages: list[str], settings: Settings) -> Iterator[dict[str, Status]]:
     """The status of each stage of this process, by its name, for people (status files) and for Prometheus."""
+    from processors import metrics
+
     with contextlib.ExitStack() as stack:
         statuses = {stage: stack.enter_context(Status(settings, stage)) for stage in stages}
         stack.enter_context(metrics.serving(settings, list(statuses.values())))
