@@ -27,7 +27,8 @@ STAGES = ("search", "linearize", "verify", "sample", "sink", "rl", "evaluate", "
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With pytest-xdist (--dist loadgroup) the tests of a file share a process."""
+    """With pytest-xdist (--dist loadgroup) the tests of a file share a process; files that take minutes begin first."""
+    items.sort(key=lambda item: not {"e2e", "crash"} & set(item.path.parts))
     for item in items:
         if not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
