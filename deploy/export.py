@@ -115,6 +115,8 @@ def _write(place: Path, form: Format, shaped: Shape, rows: pa.RecordBatchReader)
 
 def _sources(rows: pa.Table) -> dict[str, int]:
     """How many rows there are of each source of problems, where they name one."""
+    if {"row_id", "source"} <= set(rows.schema.names):  # replays: what was replayed, a table
+        return {}
     if "source" in rows.schema.names:
         column = rows.column("source")
     elif "problem" in rows.schema.names and pa.types.is_struct(kind := rows.schema.field("problem").type):

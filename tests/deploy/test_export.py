@@ -161,6 +161,8 @@ def test_what_is_no_source_of_problems_is_not_in_the_card(make_settings, tmp_pat
         header = header_of(tmp_path / name)
         assert header["astro_factory"]["sources"] == [{"name": "mine", "rows": 1, "license": "MIT"}]
         assert header["license"] == "mit"
+    exported(settings, "hf", tmp_path / "replays", query="select 'p0' as row_id, 'trees@17' as source")
+    assert header_of(tmp_path / "replays")["astro_factory"]["sources"] == []
 
 
 def test_examples_are_what_sfttrainer_takes_and_the_tokens_are_ours(settings, tmp_path):
