@@ -2,8 +2,9 @@
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -69,9 +70,11 @@ def commit(table: DeltaTable, rows: pa.Table, moved: Iterable[Transaction], fold
 def _written(folder: Path, rows: pa.Table, groups: int) -> AddAction:
     """A new Parquet file, which is not of the table until a commit names it; `vacuum` removes one that none names."""
     path = folder / f"part-{uuid.uuid4()}.zstd.parquet"
+    told, repeating = _encoded(rows.schema)
+    how: dict[str, Any] = {"write_statistics": told, "use_dictionary": repeating}
     try:
         with pa.OSFile(str(path), "wb") as file:
-            pq.write_table(rows, file, compression="zstd", row_group_size=groups)
+            pq.write_table(rows, file, compression="zstd", row_group_size=groups, **how)
     except OSError:
         path.unlink(missing_ok=True)  # closed and gone: half a file must not keep the room that a full disk waits for
         raise
@@ -80,6 +83,30 @@ def _written(folder: Path, rows: pa.Table, groups: int) -> AddAction:
         path.name, found.st_size, {}, int(found.st_mtime * 1000), data_change=True,
         stats=json.dumps({"numRecords": rows.num_rows}),
     )  # fmt: skip
+
+
+def _encoded(schema: pa.Schema) -> tuple[list[str], list[str]]:
+    """The leaves (as Parquet names them) with statistics, and those with a dictionary.
+
+    Nobody skips a file by what is inside a list, and lists of numbers (token ids, log-probs) are most of a tree: both
+    are a third of the time of writing it, for a twentieth of its size.
+    """
+    leaves = list(_leaves(schema, "", repeated=False))
+    told = [path for path, _, repeated in leaves if not repeated]
+    return told, [path for path, kind, repeated in leaves if not (repeated and pa.types.is_primitive(kind))]
+
+
+def _leaves(
+    fields: Iterable["pa.Field[Any]"], above: str, *, repeated: bool
+) -> Iterator[tuple[str, pa.DataType, bool]]:
+    for field in fields:
+        path, kind, inside = above + field.name, field.type, repeated
+        while pa.types.is_list(kind):
+            path, kind, inside = f"{path}.list.element", kind.value_type, True
+        if pa.types.is_struct(kind):
+            yield from _leaves([kind.field(at) for at in range(kind.num_fields)], f"{path}.", repeated=inside)
+        else:
+            yield path, kind, inside
 
 
 def is_in(table: DeltaTable, moved: Iterable[Transaction]) -> bool:

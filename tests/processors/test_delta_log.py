@@ -3,9 +3,11 @@
 import json
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from processors import delta_log
+from processors.appending import _leaves, _written
 from processors.dataset import Datasets, app_id
 from processors.rows import Place, message_batch
 from schemas.codec import content_sha, encode
@@ -35,3 +37,21 @@ def test_a_row_with_an_odd_line_end_harms_no_table(tmp_path, mark):
     assert datasets.offsets("problems") == {app: 7}
     Datasets(tmp_path / "datasets").create()  # a restart, which mends what is cut off
     assert [one.question for one in Datasets(tmp_path / "datasets").messages(Problem)] == [problem.question] * 2
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_the_sinks_files_have_statistics_for_what_is_skipped_by_and_no_dictionary_of_numbers_in_lists(tmp_path, name):
+    datasets = Datasets(tmp_path / "datasets")
+    datasets.create()
+    schema = TABLES[name]
+    row = pa.Table.from_arrays([pa.nulls(1, field.type) for field in schema], schema=schema)
+    file = tmp_path / _written(tmp_path, row, 16).path
+    parquet = pq.ParquetFile(file)
+    leaves = [parquet.schema.column(at) for at in range(len(parquet.schema))]
+    assert [leaf.path for leaf in leaves] == [path for path, _, _ in _leaves(schema, "", repeated=False)]
+    group = parquet.metadata.row_group(0)
+    for at, leaf in enumerate(leaves):
+        number = leaf.physical_type not in {"BYTE_ARRAY", "BOOLEAN"}
+        assert group.column(at).is_stats_set == (leaf.max_repetition_level == 0), leaf.path
+        if leaf.max_repetition_level and number:
+            assert group.column(at).dictionary_page_offset is None, leaf.path
