@@ -3,7 +3,8 @@
 Both sides get the same model, rows, prompts, batch sizes, lengths, learning rate, dtype and two cores, in turn, in one
 run (benchmarks/train_data.py). Each is a process of its own: benchmarks/train_ours.py here, benchmarks/trl_side.py in
 .bench-venv, which is made at the first run from benchmarks/trl.txt. TRL's variants are described there; ours is
-compared with the fastest of them, and so are ours: 'compiled' is torch.compile (sft.compile, rl.compile = true).
+compared with the fastest of them, and so are ours: 'compiled' is torch.compile (sft.compile = true; RL's rows change
+their shapes so often that compiling took longer than it saved).
 
 What is counted: SFT, tokens of the rows, prompts included, padding not. RL, responses that an optimizer step was made
 with, generation, grading and new weights included. TRL trains on every group; the factory replaces groups whose rewards
@@ -30,7 +31,7 @@ from processors.chat import resolve
 
 ROOT = Path(__file__).parent.parent
 CORES = 2
-OUR_VARIANTS = ((), ("compiled",))
+OUR_SFT_VARIANTS = ((), ("compiled",))
 SFT_VARIANTS = (("packed",), ("padded", "18"), ("eager", "10"), ("eager", "10", "compiled"))
 RL_VARIANTS = (("transformers", "1"), ("transformers", "4"))
 LIMIT_S = 600.0
@@ -89,16 +90,14 @@ def once(job: Job, theirs: Path, wanted: list[str]) -> dict[str, Side]:
         lines = train_data.rows(job.model, train_data.examples(2000, 0))
         train_data.write(folder, job, lines, train_data.problems(512, 1))
         if "sft" in wanted:
-            for ours in OUR_VARIANTS:
+            for ours in OUR_SFT_VARIANTS:
                 command = [sys.executable, "-m", "benchmarks.train_ours", "sft", name, *ours]
                 found["_".join(["sft", *ours])] = side(command, job.threads)
             for variant in SFT_VARIANTS:
                 command = [str(theirs), "-m", "benchmarks.trl_side", "sft", name, *variant]
                 found["_".join(["sft", *variant])] = side(command, job.threads)
         if "rl" in wanted:
-            for ours in OUR_VARIANTS:
-                command = [sys.executable, "-m", "benchmarks.train_ours", "rl", name, *ours]
-                found["_".join(["rl", *ours])] = side(command, 1)
+            found["rl"] = side([sys.executable, "-m", "benchmarks.train_ours", "rl", name], 1)
             for variant in RL_VARIANTS:
                 command = [str(theirs), "-m", "benchmarks.trl_side", "grpo", name, *variant]
                 found["_".join(["rl", *variant])] = side(command, job.threads)
@@ -169,16 +168,15 @@ def notes(job: Job, run: dict[str, Side]) -> list[str]:
     found.append(f"TRL {theirs['trl']}, transformers {theirs['transformers']}, torch {theirs['torch']}")
     if "sft" in run:
         found.append(f"SFT: {job.steps} steps of about {job.batch_tokens} tokens, loss on the responses")
-    if all_ours := [side for side in run.values() if "lag_mean" in side]:
-        ours = max(all_ours, key=lambda side: speed(side, "samples"))
+    if ours := run.get("rl"):
         rate, mixed = ours["sampled"] / ours["seconds"], 100 * ours["mixed_share"]
         found += [
             f"RL: {job.groups} groups of {job.group} a step, at most {job.max_tokens} tokens; mean length: "
             + ", ".join(
                 f"{label(name, side)} {side['length']:.0f}" for name, side in run.items() if name.startswith("rl")
             ),
-            f"RL ours, the faster: lag {ours['lag_mean']:.1f} versions on the mean, {ours['lag_max']} at most",
-            f"RL ours, the faster: {rate:.0f} samples/s were sampled, {mixed:.0f} % of them mixed",
+            f"RL ours: lag {ours['lag_mean']:.1f} versions on the mean, {ours['lag_max']} at most",
+            f"RL ours: {rate:.0f} samples/s were sampled, {mixed:.0f} % of them mixed",
             "RL TRL: the number is how many optimizer steps the samples of one generation make",
         ]
     return found

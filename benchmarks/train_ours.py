@@ -1,11 +1,10 @@
 """The factory's side of benchmarks/train.py, on the files of train_data.py; prints one JSON object.
 
-- sft: the SFT trainer's own learner on batches that its own pool draws, in one process with both cores;
+- sft: the SFT trainer's own learner on batches that its own pool draws, in one process with both cores; `compiled`:
+  with sft.compile;
 - rl: `factory up` with the stages that RL needs (sample, verify, sink, prompts, rl) on the embedded broker and the real
   engine: the sampler and the trainer have a thread each, and what is beside them (broker, grader, tables) takes its
   part of the two cores. The clock starts `WARM_S` after the first step, when what was sampled before is used up.
-
-`compiled`: with sft.compile or rl.compile.
 
     python -m benchmarks.train_ours {sft|rl} WORK [compiled]
 """
@@ -29,8 +28,7 @@ EVERY_PROBLEM = "select id, 0.5 as pass_rate, 'benchmark' as why from problems"
 def main() -> None:
     """Run one side."""
     kind, folder = sys.argv[1], Path(sys.argv[2])
-    run = sft if kind == "sft" else rl
-    print(json.dumps(run(folder, compiled="compiled" in sys.argv[3:])))
+    print(json.dumps(sft(folder, compiled="compiled" in sys.argv[3:]) if kind == "sft" else rl(folder)))
 
 
 def sft(folder: Path, *, compiled: bool = False) -> dict[str, Any]:
@@ -59,7 +57,7 @@ def sft(folder: Path, *, compiled: bool = False) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - began, "tokens": tokens, "steps": job.steps}
 
 
-def settings(folder: Path, job: Job, *, compiled: bool) -> Settings:
+def settings(folder: Path, job: Job) -> Settings:
     """Those of the running factory: online RL from version 0 on every problem, at the job's sizes."""
     flags = {
         "factory.data": folder / "data",
@@ -75,19 +73,18 @@ def settings(folder: Path, job: Job, *, compiled: bool) -> Settings:
         "rl.start_version": 0,
         "rl.lr": job.lr,
         "rl.dtype": job.dtype,
-        "rl.compile": str(compiled).lower(),
         "rl.weight_decay": 0.01,
         "rl.publish_steps": 4,
     }
     return load(environment={}, flags=[f"{name}={value}" for name, value in flags.items()])
 
 
-def rl(folder: Path, *, compiled: bool = False) -> dict[str, Any]:
+def rl(folder: Path) -> dict[str, Any]:
     """Samples and seconds of the steps while the clock ran, and what was sampled meanwhile."""
     from deploy.local import Factory
 
     job, _, problems = read(folder)
-    chosen = settings(folder / ("compiled" if compiled else "plain"), job, compiled=compiled)
+    chosen = settings(folder, job)
     clock = Clock(chosen, problems, job.seconds)
     factory = Factory(chosen)
     factory.run(600.0, clock.tick)

@@ -73,10 +73,10 @@ def test_our_sft_side_counts_the_tokens_of_the_timed_steps(tmp_path):
 
 def test_the_factory_of_the_rl_side_has_its_stages_and_sizes(tmp_path):
     job = Job(model=resolve("tiny"), group=4, groups=3, max_tokens=99)
-    chosen = train_ours.settings(tmp_path, job, compiled=True)
+    chosen = train_ours.settings(tmp_path, job)
     assert set(chosen.factory.stages) == set(train_ours.STAGES)
     assert (chosen.sample.group, chosen.rl.groups, chosen.sample.max_tokens) == (4, 3, 99)
-    assert (chosen.rl.threads, chosen.engine.threads, chosen.rl.compile) == (1, 1, True)
+    assert (chosen.rl.threads, chosen.engine.threads) == (1, 1)
 
 
 def test_a_ratio_is_of_our_fastest_over_theirs():
