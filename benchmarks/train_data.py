@@ -32,10 +32,10 @@ class Job(msgspec.Struct, kw_only=True):
     batch_tokens: int = 4096
     """SFT: tokens of an optimizer step."""
     lr: float = 1e-4
-    steps: int = 20
-    """SFT: timed optimizer steps."""
-    warm_steps: int = 3
-    """SFT and TRL's RL: steps before the clock starts."""
+    steps: int = 10
+    """SFT: optimizer steps of a turn."""
+    warm_steps: int = 5
+    """SFT and TRL's RL: steps before the first turn; torch.compile needs a few shapes."""
     group: int = 8
     """RL: responses a prompt."""
     groups: int = 8
@@ -44,7 +44,7 @@ class Job(msgspec.Struct, kw_only=True):
     """RL: largest response."""
     temperature: float = 1.0
     seconds: float = 45.0
-    """RL: how long the clock runs; each side ends with the step in hand."""
+    """RL: of a turn; each side ends it with the step in hand."""
 
 
 class Line(msgspec.Struct):

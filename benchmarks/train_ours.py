@@ -1,4 +1,4 @@
-"""The factory's side of benchmarks/train.py, on the files of train_data.py; prints one JSON object.
+"""The factory's side of benchmarks/train.py, on the files of train_data.py; prints one JSON object a turn.
 
 - sft: the SFT trainer's own learner on batches that its own pool draws, in one process with both cores; `compiled`:
   with sft.compile;
@@ -11,7 +11,10 @@
 
 import json
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +29,15 @@ EVERY_PROBLEM = "select id, 0.5 as pass_rate, 'benchmark' as why from problems"
 
 
 def main() -> None:
-    """Run one side."""
+    """Run one side: a turn for each line of stdin, and a JSON object for each turn."""
     kind, folder = sys.argv[1], Path(sys.argv[2])
-    print(json.dumps(sft(folder, compiled="compiled" in sys.argv[3:]) if kind == "sft" else rl(folder)))
+    turns = sft(folder, compiled="compiled" in sys.argv[3:]) if kind == "sft" else (rl(folder) for _ in range(1))
+    while sys.stdin.readline():
+        print(json.dumps(next(turns)), flush=True)
 
 
-def sft(folder: Path, *, compiled: bool = False) -> dict[str, Any]:
-    """Tokens (padding not counted) and seconds of `steps` optimizer steps after the warm ones."""
+def sft(folder: Path, *, compiled: bool = False) -> Iterator[dict[str, Any]]:
+    """Tokens (padding not counted) and seconds of the warm steps, then of `steps` optimizer steps, again and again."""
     from trainers.packing import Row
     from trainers.pool import Pool
     from trainers.ranks import Ranks
@@ -46,15 +51,14 @@ def sft(folder: Path, *, compiled: bool = False) -> dict[str, Any]:
     pool = Pool(0, 1000.0, {})
     for number, line in enumerate(lines):
         pool.add(str(number), Row(line.ids, line.loss_from))
-    began, tokens = 0.0, 0
-    for step in range(job.warm_steps + job.steps):
-        if step == job.warm_steps:
-            began, tokens = time.perf_counter(), 0
-        keys = pool.draw(job.batch_tokens)
-        learner.learn([[pool.rows[key] for key in keys]], job.lr)
-        pool.trained(keys)
-        tokens += sum(len(pool.rows[key].ids) for key in keys)
-    return {"seconds": time.perf_counter() - began, "tokens": tokens, "steps": job.steps}
+    for steps in chain([job.warm_steps], repeat(job.steps)):
+        began, tokens = time.perf_counter(), 0
+        for _ in range(steps):
+            keys = pool.draw(job.batch_tokens)
+            learner.learn([[pool.rows[key] for key in keys]], job.lr)
+            pool.trained(keys)
+            tokens += sum(len(pool.rows[key].ids) for key in keys)
+        yield {"seconds": time.perf_counter() - began, "tokens": tokens, "steps": steps}
 
 
 def settings(folder: Path, job: Job) -> Settings:
@@ -84,11 +88,11 @@ def rl(folder: Path) -> dict[str, Any]:
     from deploy.local import Factory
 
     job, _, problems = read(folder)
-    chosen = settings(folder, job)
-    clock = Clock(chosen, problems, job.seconds)
-    factory = Factory(chosen)
-    factory.run(600.0, clock.tick)
-    return measured(Path(chosen.factory.data), clock.began)
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        chosen = settings(Path(place), job)
+        clock = Clock(chosen, problems, job.seconds)
+        Factory(chosen).run(600.0, clock.tick)
+        return measured(Path(chosen.factory.data), clock.began)
 
 
 class Clock:

@@ -1,7 +1,7 @@
 """TRL's side of benchmarks/train.py: SFTTrainer and GRPOTrainer on the files of train_data.py, as fast as they go here.
 
-Runs in the environment of benchmarks/trl.txt and prints one JSON object. Where TRL leaves a choice, several are
-variants and the fastest is compared with:
+Runs in the environment of benchmarks/trl.txt and prints one JSON object for each line of stdin. Where TRL leaves a
+choice, several are variants and the fastest is compared with:
 
 - sft padded: batches of rows of like length (group_by_length), padded; NUMBER rows a micro-batch;
 - sft eager: the same with eager attention, whose backward pass is faster on a CPU for short rows than SDPA's;
@@ -20,6 +20,7 @@ No logging, no saving, no evaluation, no reference model (beta 0), the same clip
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,10 @@ PACKED = 512
 
 
 def main() -> None:
-    """Run one variant."""
+    """Run one variant until stdin ends."""
     kind, folder, variant = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     number = int(sys.argv[4]) if len(sys.argv) > 4 else 1
-    result = {"sft": sft, "grpo": grpo}[kind](folder, variant, number)
-    print(json.dumps(result | versions()))
+    {"sft": sft, "grpo": grpo}[kind](folder, variant, number)
 
 
 def versions() -> dict[str, str]:
@@ -75,34 +75,43 @@ def common(job: Job, folder: Path) -> dict[str, Any]:
     }
 
 
-def clock(job: Job, seen: Any, seconds: float = 0.0) -> Any:  # noqa: ANN401 - a TrainerCallback
-    """Times the steps after the warm ones; with `seconds`, ends training when they are over.
+def turns(job: Job, seen: Callable[[], dict[str, float]], seconds: float = 0.0) -> Any:  # noqa: ANN401 - a TrainerCallback
+    """Trains a turn for each line of stdin: the warm steps first, then `steps`, or as many as begin within `seconds`.
 
     Args:
-        job: warm_steps.
-        seen: gives the tokens or samples so far.
-        seconds: 0 = until max_steps.
+        job: warm_steps and steps.
+        seen: what was counted so far; a turn's are the differences.
+        seconds: 0 = steps decide.
     """
     from transformers import TrainerCallback
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
-        began = ended = 0.0
-        first = last = 0
+    class Turns(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, *_: object, **__: object) -> None:
+            self.steps, self.warm = 0, True
+            self.wait()
 
-        def on_step_end(self, _arguments: object, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
-            now = time.perf_counter()
-            if state.global_step == job.warm_steps:
-                self.began, self.first = now, seen()
-            self.ended, self.last = now, seen()
-            control.should_training_stop |= bool(seconds and self.began and now - self.began >= seconds)
+        def wait(self) -> bool:
+            more = bool(sys.stdin.readline())
+            self.began, self.first, self.steps = time.perf_counter(), seen(), 0
+            return more
 
-        def result(self, unit: str) -> dict[str, Any]:
-            return {"seconds": self.ended - self.began, unit: self.last - self.first}
+        def on_step_end(self, _arguments: object, _state: object, control: Any, **_: object) -> None:  # noqa: ANN401
+            self.steps += 1
+            took = time.perf_counter() - self.began
+            if self.warm or not seconds:
+                over = self.steps >= (job.warm_steps if self.warm else job.steps)
+            else:
+                over = took >= seconds
+            if over:
+                counted = {name: value - self.first[name] for name, value in seen().items()}
+                print(json.dumps({"seconds": took, **counted, "steps": self.steps, **versions()}), flush=True)
+                self.warm = False
+                control.should_training_stop = not self.wait()
 
-    return Clock()
+    return Turns()
 
 
-def sft(folder: Path, variant: str, number: int) -> dict[str, Any]:
+def sft(folder: Path, variant: str, number: int) -> None:
     """Tokens (padding not counted) and seconds of SFTTrainer; `number`: rows of a padded micro-batch."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -122,17 +131,16 @@ def sft(folder: Path, variant: str, number: int) -> dict[str, Any]:
         per_device_train_batch_size=size,
         gradient_accumulation_steps=max(1, round(job.batch_tokens / each)),
         train_sampling_strategy="random" if packed else "group_by_length",
-        max_steps=job.warm_steps + job.steps,
+        max_steps=100_000,
         completion_only_loss=True,
         torch_compile="compiled" in sys.argv[5:],
     )
     model = open_model(job, "eager" if variant == "eager" else "sdpa")
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(data),
                          processing_class=tokenizer(job))  # fmt: skip
-    timer = clock(job, lambda: trainer._total_train_tokens)  # noqa: SLF001 - its count, padding left out
-    trainer.add_callback(timer)
+    # its own count, padding left out
+    trainer.add_callback(turns(job, lambda: {"tokens": trainer._total_train_tokens}))  # noqa: SLF001
     trainer.train()
-    return {**timer.result("tokens"), "steps": job.steps}
 
 
 def tokenizer(job: Job) -> Any:  # noqa: ANN401
@@ -142,7 +150,7 @@ def tokenizer(job: Job) -> Any:  # noqa: ANN401
     return AutoTokenizer.from_pretrained(job.model)
 
 
-def grpo(folder: Path, _variant: str, number: int) -> dict[str, Any]:
+def grpo(folder: Path, _variant: str, number: int) -> None:
     """Samples and seconds of GRPOTrainer; `number`: optimizer steps on the samples of one generation."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
@@ -155,7 +163,7 @@ def grpo(folder: Path, _variant: str, number: int) -> dict[str, Any]:
     for problem in problems:
         turn = [{"role": "user", "content": problem.question}]
         asked[words.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)] = problem
-    sampled = {"samples": 0, "tokens": 0, "mixed": 0}
+    sampled = {"samples": 0.0, "tokens": 0.0, "mixed": 0.0}
 
     def rewards(
         prompts: list[str], completions: list[str], completion_ids: list[list[int]], **_: object
@@ -185,14 +193,12 @@ def grpo(folder: Path, _variant: str, number: int) -> dict[str, Any]:
     trainer = GRPOTrainer(model=open_model(job), reward_funcs=rewards, args=arguments, train_dataset=data,
                           processing_class=words)  # fmt: skip
     each = job.group * job.groups
-    timer = clock(job, lambda: trainer.state.global_step * each, job.seconds)
-    trainer.add_callback(timer)
+
+    def seen() -> dict[str, float]:
+        return {"samples": trainer.state.global_step * each, **{f"sampled_{k}": v for k, v in sampled.items()}}
+
+    trainer.add_callback(turns(job, seen, job.seconds))
     trainer.train()
-    return {
-        **timer.result("samples"),
-        "length": sampled["tokens"] / sampled["samples"],
-        "mixed_share": sampled["mixed"] / sampled["samples"],
-    }
 
 
 if __name__ == "__main__":

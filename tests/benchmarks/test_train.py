@@ -66,9 +66,11 @@ def test_our_sft_side_counts_the_tokens_of_the_timed_steps(tmp_path):
     job = Job(model=resolve("tiny"), threads=1, dtype="float32", batch_tokens=512, steps=2, warm_steps=1)
     lines = train_data.rows(job.model, train_data.examples(40, 0))
     train_data.write(tmp_path, job, lines, [])
-    found = train_ours.sft(tmp_path)
-    assert found["seconds"] > 0
-    assert 2 * (512 - 256) < found["tokens"] <= 2 * 512
+    turns = train_ours.sft(tmp_path)
+    assert next(turns)["steps"] == 1, "the warm step"
+    for found in (next(turns), next(turns)):
+        assert found["seconds"] > 0
+        assert 2 * (512 - 256) < found["tokens"] <= 2 * 512
 
 
 def test_the_factory_of_the_rl_side_has_its_stages_and_sizes(tmp_path):
@@ -86,16 +88,16 @@ def test_a_ratio_is_of_our_fastest_over_theirs():
         "sft_packed": {"seconds": 2.0, "tokens": 16, "trl": "1"},
         "sft_padded_18": {"seconds": 1.0, "tokens": 10, "trl": "1"},
     }
-    values, ratios = train.figures([run])
+    values, ratios = train.figures([run, run, {**run, "sft": {"seconds": 1.0, "tokens": 900}}])
     assert ratios == {"sft_ours_over_trl_tokens": 2.0}
-    assert values["sft_ours_compiled_tokens_per_s"] == [20.0]
-    assert values["sft_trl_packed_tokens_per_s"] == [8.0]
+    assert values["sft_ours_compiled_tokens_per_s"] == [20.0] * 3
+    assert values["sft_trl_packed_tokens_per_s"] == [8.0] * 3
     rl = {"seconds": 1.0, "samples": 60, "mixed_share": 0.6}
-    trl = {"seconds": 1.0, "samples": 20, "mixed_share": 0.5, "trl": "1"}
+    trl = {"seconds": 1.0, "samples": 20, "sampled_samples": 40, "sampled_mixed": 20, "trl": "1"}
     _, ratios = train.figures([{"rl": rl, "rl_transformers_1": trl}])
     assert ratios == {"rl_ours_over_trl_samples": 3.0, "rl_ours_over_trl_mixed": 6.0}
 
 
 def test_a_side_that_fails_says_why():
     with pytest.raises(RuntimeError, match="No module named benchmarks"):
-        train.side([sys.executable, "-m", "benchmarks.nothing", "sft", "work"], 1)
+        train.Held("sft", [sys.executable, "-m", "benchmarks.nothing", "sft", "work"], 1).turn()
