@@ -7,7 +7,7 @@ demo: .venv/.installed
 	.venv/bin/factory up --for $(DEMO_MINUTES)m
 
 # Two test files at a time (tests/conftest.py groups them); one where all share the cluster that KAFKA_BOOTSTRAP names.
-PYTEST := .venv/bin/pytest --maxfail=5 -n $(if $(KAFKA_BOOTSTRAP),0,2) --dist loadgroup --no-loadscope-reorder
+PYTEST := .venv/bin/pytest --maxfail=5 -n $(if $(KAFKA_BOOTSTRAP),0,2) --dist loadfile --no-loadscope-reorder
 
 test: check
 	tests/browser/chromium.sh

@@ -48,7 +48,7 @@ def look(data: Path, query: str) -> tuple[Any, ...]:
     """The first line of an answer, asked often: without a command that would take a core from the factory."""
     try:
         with Datasets(data / "datasets").connect() as connection:
-            return connection.sql(query).fetchone() or ()
+            return next(iter(connection.execute(query).fetchall()), ())
     except NoDatasets:
         return ()
 

@@ -25,7 +25,7 @@ from processors import kafka
 from schemas.load import load
 from schemas.settings import Settings
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("the real run")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 POISON = b'{"id": "poison<b>\\u202e", "text": "<script>alert(1)</script>"}'
 VERIFIED = "select count(*) as n from dead_letters where stage = 'verify'"

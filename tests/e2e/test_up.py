@@ -13,7 +13,7 @@ import pytest
 from commands import FACTORY, TABLES, ask, counts, flags, goes_round, look, twice
 from dashboards import BY_PROMETHEUS, used
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("the real run")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_problems_became_trees_traces_examples_and_a_better_known_policy(data: Path) -> None:
