@@ -146,7 +146,6 @@ class Held:
 
     def close(self) -> None:
         """End it."""
-        assert self.process.stdin
         self.process.kill()
         self.process.wait()
         self.words.close()

@@ -87,7 +87,7 @@ def turns(job: Job, seen: Callable[[], dict[str, float]], seconds: float = 0.0) 
 
     class Turns(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, *_: object, **__: object) -> None:
-            self.steps, self.warm = 0, True
+            self.warm = True
             self.wait()
 
         def wait(self) -> bool:

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
-
 from schemas.errors import Told
+from schemas.kinds import Section
 
 SECRETS = ("broker.sasl_password", "broker.ssl_password")
 """The settings that name the place of a secret."""
@@ -28,7 +27,7 @@ class BadSecret(Told, ValueError):
     """A secret is not where the setting says; the text names the setting and the place, never what lies there."""
 
 
-class Access(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Access(Section, frozen=True, kw_only=True):
     """Where the cluster is and how it is spoken to: the part of [broker] that all three Kafka clients share."""
 
     bootstrap: str = ""

@@ -6,7 +6,7 @@ import msgspec
 
 from schemas import objective as o
 from schemas import plugins
-from schemas.kinds import Count, NotNegative, Positive, Section
+from schemas.kinds import Count, NotNegative, Positive, Section, named
 
 
 class TrainerSection(Section, frozen=True, kw_only=True):
@@ -118,8 +118,7 @@ class RlSection(TrainerSection, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse an objective that is not there, and parts of one that contradict each other."""
-        if missing := plugins.unknown(plugins.OBJECTIVES, self.objective):
-            raise ValueError(f"rl.objective: {missing}")
+        named(plugins.OBJECTIVES, "rl.objective", self.objective)
         why = o.conflict(self.parts(), self._chosen())
         if not why and self.updates > self.groups:
             why = f"updates = {self.updates} needs at least as many groups, and groups = {self.groups}"
