@@ -29,7 +29,9 @@ from schemas.errors import Told
 LOOK_S = 2.0
 """How often the tables are asked whether the goals are reached, at most..."""
 LOOK_SHARE = 0.03
-"""...and no more often than takes this share of the time: the processors are the trainer's."""
+"""...and no more often than takes this share of the time: the processors are the trainer's..."""
+LATE = 0.1
+"""...unless a phase's end would then be seen later than by this share of the phase."""
 ORPHANS_S = 90.0
 STALLED_S = 600.0
 """A phase in which no goal and no token moved for so long will not move any more: RL without a mixed problem, say."""
@@ -191,7 +193,7 @@ class _Watch:
         elif (began := time.monotonic()) >= self._next:
             reached = tables.reached(self.data, self.phase.goals)
             took = time.monotonic() - began
-            self._next = began + max(LOOK_S, took / LOOK_SHARE)
+            self._next = began + max(LOOK_S, min(took / LOOK_SHARE, LATE * self.progress.seconds))
             self.progress.show(self.phase.goals, reached, self.data)
             done = _done(self.phase, reached)
             self.failure = "" if done else self._hopeless()
