@@ -49,7 +49,9 @@ def up(
     broker: o.Broker = None,
     policy: o.Policy = None,
     problems: o.Problems = None,
-    for_: Annotated[str | None, typer.Option("--for", help="End by itself after this long: 90s, 10m, 2h.")] = None,
+    for_: Annotated[
+        str | None, typer.Option("--for", help="End by itself this long after its start: 90s, 10m, 2h.")
+    ] = None,
     studio: Annotated[bool, typer.Option(help="Serve the studio (pages in a browser), too.")] = True,
     studio_port: Annotated[int, typer.Option("--studio-port", help="The studio's; 0 = a free one.")] = 0,
     dry_run: o.DryRun = False,

@@ -16,6 +16,7 @@ from deploy.ledger_watch import LastLine
 from deploy.local import Factory
 from deploy.numbers import COLUMNS, Look, Numbers
 from deploy.output import console
+from deploy.tabular import visible
 from schemas.settings import Settings
 
 LINE_EVERY_S = 10.0
@@ -54,8 +55,8 @@ class Panel:
 
     def _draw(self, factory: Factory, look: Look) -> Group:
         table = Table(expand=True, box=None, pad_edge=False)
-        for name in ("stage", "state", *COLUMNS):
-            table.add_column(name, justify="left" if name in {"stage", "state", "weights"} else "right")
+        for name in ("stage", "state", *COLUMNS, "waits"):
+            table.add_column(name, justify="left" if name in {"stage", "state", "weights", "waits"} else "right")
         for process in factory.processes:
             state = process.state + (f" ({process.restarts} restarts)" if process.restarts else "")
             for stage in process.spec.stages:
@@ -63,7 +64,7 @@ class Panel:
                 cells = [Text(cell) for cell in now.cells()]
                 if now.errors:
                     cells[COLUMNS.index("errors")].stylize("red")
-                table.add_row(stage, state, *cells)
+                table.add_row(stage, state, *cells, Text(visible(now.waiting)))
         return Group(self._title(factory), table, Text(look.evaluation), self._ledger.text)
 
     def _title(self, factory: Factory) -> Text:
@@ -80,9 +81,11 @@ class Panel:
         parts = [f"{now.stage} {now.records}" for now in look.stages.values() if now.records]
         tokens = sum(look.stages[stage].token_rate for stage in ("search", "sample", "evaluate"))
         errors = sum(now.errors for now in look.stages.values())
+        waits = [f"{now.stage} waits {visible(now.waiting)}" for now in look.stages.values() if now.waiting]
         down = [p.spec.name for p in factory.processes if p.state == "backoff"]
         text = f"[{at:5.0f} s] {' · '.join(parts) or 'starting'} · {tokens:.0f} tok/s"
-        text += f" · errors {errors}" if errors else ""
+        text += f" · errors {errors} (factory dlq list)" if errors else ""
+        text += f" · {', '.join(waits)}" if waits else ""
         text += f" · restarting {', '.join(down)}" if down else ""
         text += f" · broker started anew {factory.recycled} time(s)" if factory.recycled else ""
         text += " · the broker does not answer" if self._numbers.lags.silent else ""

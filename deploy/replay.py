@@ -18,13 +18,14 @@ from deploy import replay_stages as stages
 from deploy.code_version import code_version
 from deploy.reaching import a_broker
 from deploy.replay_stages import Change
+from deploy.tabular import visible
 from processors import kafka
 from processors.asking import BadQuery, answer, bounded, reading
 from processors.dataset import Datasets
 from processors.large import packed
 from producers.pacing import Pace
 from schemas.errors import Told
-from schemas.messages import Message, content_id
+from schemas.messages import Example, Message, Trace, content_id
 from schemas.replay import Replay
 from schemas.settings import Settings
 from schemas.topics import BY_NAME, message_key
@@ -34,6 +35,8 @@ BATCH = 64
 SENT = frozenset({"made", "filtered"})
 SEND_S = 60.0
 PAUSE_S = 0.5
+WORDS = 100
+"""Characters of a new text that a report shows."""
 
 
 MEANINGS: Mapping[str, str] = {
@@ -74,7 +77,7 @@ class Report(msgspec.Struct, kw_only=True):
     counts: dict[str, int] = {}
     """Of output rows: unchanged, made, replaced, withdrawn, restored; of input rows: filtered, failed."""
     examples: dict[str, list[str]] = {}
-    """A few ids (or errors) of each."""
+    """A few ids of each, with why or with how the new text begins."""
     done: bool = False
     online: bool = True
 
@@ -231,8 +234,15 @@ def _count(report: Report, count: int, changes: Iterable[Change]) -> None:
         found[change.what] += 1
         shown = report.examples.setdefault(change.what, [])
         if len(shown) < stages.SHOWN and change.what != "unchanged":
-            shown.append(f"{change.row_id}: {change.why}" if change.why else change.row_id)
+            said = change.why or _beginning(change.message)
+            shown.append(f"{change.row_id}: {said}" if said else change.row_id)
     report.counts = dict(found)
+
+
+def _beginning(message: Message | None) -> str:
+    """The first words of a trace or an example."""
+    text = " ".join(message.text.split()) if isinstance(message, Trace | Example) else ""
+    return visible(text[:WORDS] + " ..." * (len(text) > WORDS))
 
 
 def lines(report: Report, to: str = "") -> list[str]:

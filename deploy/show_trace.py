@@ -29,9 +29,8 @@ def render_trace(found: m.Trace) -> Group:
     for segment in found.segments:
         said = Text(visible(segment.text, "\n"), style=SEGMENTS[segment.kind])
         body.add_row(said, _side(segment, nodes.get(segment.node)))
-    legend = Text("  ").join(Text(kind, style=style or "default") for kind, style in SEGMENTS.items())
     missing = [] if nodes else [Text("its tree is not in the table (or another copy of it is)", style="dim")]
-    return Group(_head(found), Text(""), body, *missing, legend)
+    return Group(_head(found), Text(""), body, *missing)
 
 
 def _head(found: m.Trace) -> Text:
@@ -50,8 +49,9 @@ def _head(found: m.Trace) -> Text:
 
 
 def _side(segment: m.Segment, node: m.Node | None) -> Text:
-    """The node a segment speaks of; '✎' where the words are not the node's own."""
-    side = Text(f"{'↩ ' if segment.kind == 'jump' else ''}#{segment.node}", style="dim")
+    """What a segment is, where it is no step, and the node it speaks of; '✎' where the words are not the node's own."""
+    mark = {"step": "", "jump": "↩ jump "}.get(segment.kind, f"{segment.kind} ")
+    side = Text(mark, style=SEGMENTS[segment.kind]).append(f"#{segment.node}", style="dim")
     if node is None:
         return side
     side.append(f" depth {node.depth}" if node.parent >= 0 else " root", style="dim")

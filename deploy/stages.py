@@ -120,9 +120,13 @@ def _host_engine(stages: list[str], settings: Settings, statuses: dict[str, Stat
     from processors.versions import Versions, ensure_base
     from trainers import evaluator
 
+    for status in statuses.values():
+        status.set(waiting="for its engine, which is being built")
     versions = Versions(settings)
     base = ensure_base(settings, versions)
     engine = open_engine(settings, versions, next(iter(statuses.values())))
+    for status in statuses.values():
+        status.set(waiting="")
     grader = Grader(settings)
     apps: list[Any] = []
     also = []

@@ -76,7 +76,7 @@ def _from_file(file: Path | None) -> dict[str, Any]:
             raise BadSettings(f"{path}: {section} must be a [section], not a value")
         fields = section_type(section).__struct_fields__
         for key in keys:
-            known(key, fields, f"{section}.{key} in {path}")
+            known(key, fields, f"{section}.{key} in {path}", section)
     return dict(content)
 
 
@@ -87,20 +87,21 @@ def section_type(section: str) -> type[msgspec.Struct]:
     return kind
 
 
-def known(name: str, names: Iterable[str], what: str) -> None:
-    """Refuse a name that is not among `names`, naming the nearest one that is."""
+def known(name: str, names: Iterable[str], what: str, section: str = "") -> None:
+    """Refuse a name that is not among `names` (of a section), naming the nearest one that is."""
     options = list(names)
     if name in options:
         return
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(options)}"
+    nearest = (f"{section}.{near[0]}" if section else repr(near[0])) if near else ""
+    hint = f"did you mean {nearest}?" if near else f"there are: {', '.join(options)}"
     raise BadSettings(f"unknown setting {what}: {hint}")
 
 
 def _set(merged: dict[str, Any], section: str, key: str, text: str, origin: str) -> None:
     known(section, Settings.__struct_fields__, f"section {section!r} ({origin})")
     first, *rest = key.split(".")
-    known(first, section_type(section).__struct_fields__, f"{section}.{first} ({origin})")
+    known(first, section_type(section).__struct_fields__, f"{section}.{first} ({origin})", section)
     place = merged.setdefault(section, {})
     for part in (first, *rest)[:-1]:
         place = place.setdefault(part, {})

@@ -5,54 +5,53 @@ the same name (schemas/tables.py derives the Arrow schema from these annotations
 Ids are content hashes, so the same input always gets the same id, on any machine and after any crash.
 """
 
-import hashlib
 from typing import Annotated, Literal
 
 import msgspec
 
-Outcome = Literal["correct", "wrong", "unparsable", "timeout", "rejected"]
+from schemas.learning import Answers, Evaluation, TrainingStep, Weights
+from schemas.message import Grader, Message, Outcome, Problem, content_id
+
+__all__ = [
+    "Answers",
+    "Arm",
+    "DeadLetter",
+    "Evaluation",
+    "Example",
+    "Filtered",
+    "Grader",
+    "Message",
+    "Node",
+    "Outcome",
+    "Problem",
+    "Prompt",
+    "Reference",
+    "RewardGroup",
+    "Rollout",
+    "RolloutGroup",
+    "Segment",
+    "Span",
+    "Trace",
+    "TrainingStep",
+    "Tree",
+    "Weights",
+    "content_id",
+]
+
 Arm = Literal["direct", "search", "best_of_n"]
-Grader = str
-"""countdown, numeric, math, text, gym, or one that a package adds (schemas/plugins.py)."""
-
-
-class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all messages; unknown or missing fields are refused at decoding."""
-
-
-def content_id(*parts: object) -> str:
-    """The first 20 hex digits of the sha256 over the parts, each length-prefixed so that no two lists collide."""
-    digest = hashlib.sha256()
-    for part in parts:
-        data = str(part).encode("utf-8", "surrogatepass")
-        digest.update(f"{len(data)}:".encode())
-        digest.update(data)
-    return digest.hexdigest()[:20]
-
-
-class Problem(Message, frozen=True, kw_only=True):
-    """A question with a gold answer. `id` is content_id(source, question, answer)."""
-
-    id: str
-    question: str
-    answer: str
-    grader: Grader = "math"
-    source: str
-    """Where it came from: 'countdown', 'chain_sum', 'gsm8k_train', ..."""
-    index: int = 0
-    """Position within its source (generator index or line number), for resuming."""
-    difficulty: float = 0.0
-    metadata: str = ""
-    """JSON for the grader, never evaluated. countdown: {"numbers": [...], "target": n}; gym: gym_graders.Scored."""
 
 
 class Node(Message, frozen=True, kw_only=True):
     """One search node: a step of a solution. The root has id 0, parent -1 and no text."""
 
     id: int
+    """Its place in the tree's list."""
     parent: int
+    """The id of the node it continues."""
     depth: int
+    """Steps from the root."""
     text: str
+    """The words of the step."""
     token_ids: list[int]
     """The step's tokens exactly as sampled, delimiter included; the state is the prompt plus the path's tokens."""
     logprob: float = 0.0
@@ -60,17 +59,25 @@ class Node(Message, frozen=True, kw_only=True):
     prior: float = 1.0
     """pi(a|S): softmax over the siblings of `logprob`."""
     visits: int = 0
+    """N(S): how many iterations went through it."""
     q: float = 0.0
+    """Q(S): the mean of the values that were backed up through it, in [0, 1]."""
     value: float = 0.0
     """R(S): the mean verifier score of this node's own rollouts, or of its verdict when terminal, in [0, 1]."""
     rollouts: int = 0
+    """Continuations that were sampled from it to estimate its value."""
     rollouts_correct: int = 0
+    """Those of them that the verifier called correct."""
     terminal: bool = False
+    """Whether the solution ends here."""
     answer: str = ""
+    """What a terminal node answers."""
     verdict: str = ""
     """An Outcome for terminal nodes, '' otherwise."""
     votes: int = 0
+    """Self-evaluations that were asked of a terminal node (search.votes)."""
     votes_yes: int = 0
+    """Those of them that held it right."""
     merged: int = 1
     """How many sampled siblings had this very text."""
     cut: bool = False
@@ -83,17 +90,29 @@ class Tree(Message, frozen=True, kw_only=True):
     """A finished search over one problem; nodes[i].id == i, parents come before children."""
 
     id: str
+    """content_id("tree", problem id, policy.name, search.policy, search.strategy, factory.seed)."""
     problem: Problem
+    """What was searched."""
     nodes: list[Node]
+    """The root first."""
     strategy: str = "mcts"
+    """mcts, best_of_n, sample, or one that a package adds."""
     policy_version: int
+    """Of the weights that searched."""
     policy_sha: str
+    """Their sha256."""
     seed: int
+    """What its samples were seeded with."""
     iterations: int
+    """MCTS: rounds of selection, expansion and backing up."""
     generated_tokens: int
+    """Tokens sampled, votes and rollouts included."""
     prompt_tokens: int
+    """Tokens that were given to the engine, cached ones included."""
     requests: int
+    """Samples that were asked of the engine."""
     seconds: float
+    """From its first request to its last."""
     solved: bool
     """A correct terminal exists (that passed the votes, where votes are on)."""
     stopped: str = ""
@@ -107,21 +126,31 @@ class Segment(Message, frozen=True, kw_only=True):
 
     kind: Literal["step", "reflection", "verdict", "jump"]
     node: int
+    """The id of the node in the tree."""
     text: str
+    """Its words."""
 
 
 class Trace(Message, frozen=True, kw_only=True):
     """A walk over a tree (Algorithm 1) put into words (procedure cloning)."""
 
     id: str
+    """content_id(tree id, tree sha, arm, place among the tree's traces, [linearize] beside its defaults)."""
     tree_id: str
+    """The tree it was made of."""
     tree_sha: str
+    """Of that tree's bytes: another copy of the same search has other nodes."""
     problem: Problem
+    """What it solves."""
     arm: Arm
     walk: list[int]
+    """Node ids in the order in which it visits them; one that was there before is a return to it."""
     segments: list[Segment]
+    """Its pieces, in order."""
     text: str
+    """All of it: what a policy learns to write."""
     backtracks: int
+    """How often it goes back to an earlier node."""
     wrong_answers: list[str]
     """Answers of the wrong terminals it was left at; a branch that was left before its terminal has none."""
     merge: Literal["terminal", "low_q", "random"] = "terminal"
@@ -139,27 +168,37 @@ class Trace(Message, frozen=True, kw_only=True):
 
 
 class Example(Message, frozen=True, kw_only=True):
-    """A trace that passed the verifier's checks: what SFT trains on. `id` is the trace's id."""
+    """A trace that passed the verifier's checks: what SFT trains on."""
 
     id: str
+    """The trace's."""
     tree_id: str
+    """The trace's."""
     trace_sha: str
+    """Of the trace's bytes."""
     problem: Problem
+    """What it solves."""
     arm: Arm
     text: str
+    """The trace's: the response that SFT trains on."""
     backtracks: int
+    """The trace's."""
     verdict: Outcome
     checks: list[str]
     """The names of the checks it passed."""
 
 
 class Prompt(Message, frozen=True, kw_only=True):
-    """A problem chosen for RL. `id` is the group id: content_id("prompt", problem id, round)."""
+    """A problem chosen for RL, to be answered by a group of responses."""
 
     id: str
+    """The group's: content_id("prompt", problem id, round)."""
     problem: Problem
+    """What the policy is asked."""
     round: int
+    """How often the problem has been chosen before."""
     why: str
+    """What prompts.sql said of the choice (its column `why`)."""
     pass_rate: float = -1.0
     """Measured pass rate in [0, 1] when it was chosen; -1 where none was measured yet."""
 
@@ -168,198 +207,95 @@ class Span(Message, frozen=True, kw_only=True):
     """Response tokens [start, stop) were sampled under this version of the weights."""
 
     version: int
+    """Of the weights."""
     sha: str
+    """Their sha256."""
     start: int
+    """The first token."""
     stop: int
+    """The one after the last."""
 
 
 class Rollout(Message, frozen=True, kw_only=True):
     """One sampled response, token-exact."""
 
     token_ids: list[int]
+    """The response as sampled, the end token included where it ended by itself."""
     logprobs: list[float]
     """Behaviour log-probability (nats) of each token; same length as token_ids."""
     spans: list[Span]
+    """Which weights sampled which tokens, in order and without gaps."""
     finish: Literal["stop", "length", "abort"]
     text: str
+    """The response in words."""
 
 
 class RolloutGroup(Message, frozen=True, kw_only=True):
-    """All responses to one prompt. `id` is the prompt's (group) id."""
+    """All responses to one prompt."""
 
     id: str
+    """The prompt's."""
     problem: Problem
+    """The prompt's."""
     round: int
+    """The prompt's."""
     prompt_ids: list[int]
+    """The tokens the policy was given."""
     rollouts: list[Rollout]
+    """sample.group responses."""
     temperature: float = 1.0
     """Of the distribution that the rollouts were drawn from, and that their log-probs are of."""
     seconds: float = 0.0
+    """From the request to the last response."""
 
 
 class RewardGroup(Message, frozen=True, kw_only=True):
     """A rollout group with one reward and one verdict per rollout, in the same order."""
 
     id: str
+    """The prompt's."""
     problem: Problem
+    """The prompt's."""
     round: int
+    """The prompt's."""
     rollouts_sha: str
+    """Of the rollout group's bytes."""
     prompt_ids: list[int]
+    """The rollout group's."""
     rollouts: list[Rollout]
+    """The rollout group's."""
     rewards: list[float]
+    """One a rollout: 1 for a correct one, else -1."""
     verdicts: list[Outcome]
     backtracks: list[int]
+    """One a rollout: how often it says that it goes back."""
     temperature: float = 1.0
     """The rollout group's: what a trainer's log-probs must be of, too."""
 
 
-class Weights(Message, frozen=True, kw_only=True):
-    """A published version of the policy. A version number is never used twice."""
-
-    policy: str
-    version: int
-    parent: int
-    """The version it was trained from; -1 for the base."""
-    path: str
-    """A directory that transformers and vLLM open as it is."""
-    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9A-Za-z]{1,64}$")]
-    """Of the safetensors file (hex). It names a file of samples, so it is never a path."""
-    trainer: Literal["base", "sft", "rl"]
-    run: str = ""
-    step: int = 0
-    data: str = ""
-    """SFT: the SQL query and table version; RL: the range of steps."""
-    probe_ids: list[int] = []
-    """A fixed token sequence; a worker that loaded the weights must reproduce probe_logprobs on it."""
-    probe_logprobs: list[float] = []
-    """The trainer's log-probs (nats) of probe_ids[1:] given what precedes them."""
-    handover: bool = False
-    """True on SFT's last version: RL goes on from here and SFT publishes no more."""
-    time: float = 0.0
-
-
-class Evaluation(Message, frozen=True, kw_only=True):
-    """What one version scores on held-out problems of one source ('all' = the mean over every problem)."""
-
-    id: str
-    policy: str
-    """policy.name, or for a policy that `factory evaluate --problems` was given: its path."""
-    version: int
-    """-1 for such a policy."""
-    sha: str
-    trainer: str
-    source: str
-    problems: int
-    asked: str = ""
-    """Names what was asked and how: problems, samples, seeds, prompt format, temperature, length, k."""
-    samples: int
-    """Samples a problem."""
-    greedy: bool
-    temperature: float = 1.0
-    max_tokens: int = 0
-    pass_at_1: float
-    low: float
-    """95% interval over problems (trainers/scores.py says which)."""
-    high: float
-    ks: list[int] = []
-    """The k of pass_at_k and maj_at_k, ascending; in each list the values stand in this order."""
-    pass_at_k: list[float] = []
-    pass_at_k_low: list[float] = []
-    """95% interval, as `low`."""
-    pass_at_k_high: list[float] = []
-    maj_at_k: list[float] = []
-    maj_at_k_low: list[float] = []
-    maj_at_k_high: list[float] = []
-    tokens: float
-    """Mean response length in tokens."""
-    backtracks: float
-    """Mean number of backtracks a response."""
-    unparsable: float
-    """Share of responses without a readable answer."""
-    truncated: float = 0.0
-    """Share of responses that max_tokens cut off."""
-    seconds: float = 0.0
-    """Of the process that finished it."""
-    time: float = 0.0
-
-
-class Answers(Message, frozen=True, kw_only=True):
-    """All that one version answered to one problem of an evaluation; what Evaluation says can be computed from these.
-
-    `id` is content_id("answers", asked, version, sha, problem id). Each list has a value a sample, in their order.
-    """
-
-    id: str
-    asked: str
-    """The evaluation's (Evaluation.asked of the source 'all')."""
-    policy: str
-    version: int
-    sha: str
-    trainer: str
-    problem: Problem
-    texts: list[str]
-    verdicts: list[Outcome]
-    tokens: list[int]
-    backtracks: list[int]
-    finishes: list[str]
-    """'stop', or 'length' where max_tokens cut it off."""
-    time: float = 0.0
-
-
-class TrainingStep(Message, frozen=True, kw_only=True):
-    """One optimizer step of SFT or RL. `id` is 'run:step'."""
-
-    id: str
-    run: str
-    trainer: Literal["sft", "rl"]
-    step: int
-    version: int
-    """The version these weights were started from or last published as."""
-    loss: float
-    lr: float
-    grad_norm: float
-    tokens: int
-    """Trained (loss-bearing) tokens."""
-    rows: list[str]
-    """The ids trained on, in order: trace ids (SFT) or group ids (RL)."""
-    rollouts: int = 0
-    seconds: float = 0.0
-    table_version: int = -1
-    reward: float = 0.0
-    entropy: float = 0.0
-    kl: float = 0.0
-    """KL(behaviour || current) estimate (k3) on the batch, nats a token."""
-    clip_share: float = 0.0
-    """Share of the tokens that the clip holds or whose importance weight is truncated."""
-    clip_low: float = 0.0
-    """Share of the tokens that the clip holds at its low end."""
-    clip_high: float = 0.0
-    truncated: float = 0.0
-    """Share of the tokens whose importance weight is truncated (rl.tis_cap)."""
-    ess: float = 0.0
-    """Effective sample size of the importance weights, as a share of the tokens."""
-    lag_mean: float = 0.0
-    lag_max: int = 0
-    length: float = 0.0
-    backtracks: float = 0.0
-    objective: str = ""
-    """RL: the objective's parts, decided, as JSON."""
-    time: float = 0.0
-
-
 class Filtered(Message, frozen=True, kw_only=True):
-    """An id that was taken in and deliberately gave no output, and why. `id` is content_id(stage, input_id, why)."""
+    """An id that was taken in and deliberately gave no output, and why."""
 
     id: str
+    """content_id(stage, input_id, why)."""
     stage: str
+    """Which stage decided so."""
     input_topic: str
+    """The topic of what it took in."""
     input_id: str
+    """The id of what it took in."""
     why: str
+    """The reason in words."""
     rollouts: int = 0
+    """RL: responses that were left out with it."""
     tokens: int = 0
+    """RL: their tokens."""
     source: str = ""
+    """The problem's source, where there is a problem."""
     difficulty: float = 0.0
+    """The problem's difficulty, where there is a problem."""
     time: float = 0.0
+    """When it was decided, s since the epoch."""
 
 
 class Reference(Message, frozen=True, kw_only=True, tag_field="reference", tag="file"):
@@ -382,18 +318,30 @@ class DeadLetter(Message, frozen=True, kw_only=True):
     """What could not be processed: the original bytes untouched, where they came from, and the error."""
 
     id: str
+    """content_id of the stage and the place it was read from."""
     stage: str
+    """Which stage could not process it."""
     topic: str
     """The topic it was read from; '' for a line of a file."""
     partition: int = -1
+    """Where it was read there; -1 for a line of a file."""
     offset: int = -1
+    """As `partition`."""
     input_id: str = ""
     """The message's id where it could be read."""
     key: bytes = b""
+    """The message's key."""
     value: bytes = b""
+    """The message's bytes, or the line's; empty where they are too many to be copied: `detail` says so."""
     file: str = ""
+    """The file it was read from; empty for a message."""
     line: int = -1
+    """Its line there, from 1; -1 for a message."""
     error: str
+    """What was wrong, in a sentence."""
     detail: str = ""
+    """The traceback, where there is one."""
     attempt: int = 1
+    """How often it was tried."""
     time: float = 0.0
+    """When it was given up, s since the epoch."""

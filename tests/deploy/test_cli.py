@@ -16,7 +16,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["up", "--set", "search.itertions=3"], "did you mean 'iterations'"),
+        (["up", "--set", "search.itertions=3"], "did you mean search.iterations?"),
         (["up", "--set", "search.k=many"], "search.k"),
         (["up", "--settings", "absent.toml"], "no such settings file"),
         (["up", "--problems", "absent.jsonl"], "absent.jsonl: no such file"),
@@ -39,7 +39,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["reproduce", "--ablation", "no-votes"], "search.votes"),
         (["reproduce", "--scale", "gpu"], "--policy"),
         (["reproduce", "--seeds", "one"], "0,1,2"),
-        (["reproduce", "--set", "rl.max_step=3"], "did you mean 'max_steps'"),
+        (["reproduce", "--set", "rl.max_step=3"], "did you mean rl.max_steps?"),
         (["reproduce", "--out", "a-file/x"], "choose another directory"),
         (["reproduce", "--report-only", "--out", "empty"], "no plan.json"),
     ],

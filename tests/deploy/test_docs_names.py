@@ -139,5 +139,7 @@ def test_every_setting_column_and_command_is_in_the_reference():
             assert not row.endswith("|  |"), f"{section}.{name} has no meaning: write it under it in the source"
     for name in TABLES:
         assert f"\n## {name}\n" in pages["tables.md"]
+    bare = re.findall(r"^\| `\w+` \|.*\|  \|$", pages["tables.md"], re.MULTILINE)
+    assert not bare, "columns without a meaning: write it under them in the source"
     assert len(commands()) > 30
     assert all(f"\n## factory {name}\n" in pages["commands.md"] for name in commands())

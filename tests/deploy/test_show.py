@@ -169,9 +169,10 @@ def test_each_segment_of_a_trace_stands_beside_its_node(settings):
 
     assert beside("Let us add").startswith("#1 depth 0 Q=0.10 N=3 p=0.75 R=1/4")
     assert "rewritten" not in beside("Let us add")
-    assert "#2" in beside("But wait, are we right?")
+    assert beside("But wait, are we right?").startswith("reflection #2")
+    assert beside("I'm not sure").startswith("verdict #2")
     assert "wrong 2+3" in beside("But wait, are we right?")
-    assert beside("Let's go back").startswith("↩ #0 root")
+    assert beside("Let's go back").startswith("↩ jump #0 root")
     assert "rewritten" in beside("Let us multiply instead")
     assert "votes 7/8" in beside("Answer: 2*3 ")
     text = "\n".join(lines)

@@ -26,7 +26,7 @@ def test_nothing_given_means_the_defaults() -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["search.itertions=3"], "did you mean 'iterations'"),
+        (["search.itertions=3"], "did you mean search.iterations?"),
         (["serach.k=3"], "did you mean 'search'"),
         (["search.k=many"], "Expected `int`, got `str` - at `search.k`"),
         (["search.k=0"], "at `search.k`"),
