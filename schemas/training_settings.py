@@ -94,11 +94,12 @@ class RlSection(TrainerSection, frozen=True, kw_only=True):
     kl_to: o.Anchor | None = None
     mask_overlong: bool | None = None
     groups: Count = 32
-    """Groups with a signal per step: with sample.group = 4 steps of 128 rollouts, as `factory reproduce` has them."""
+    """Groups with a signal per step: with sample.group = 4 steps of 128 rollouts."""
     updates: Count = 1
     """Optimizer steps that the groups of a step are split into; with one, proximal = 'start' makes every ratio 1."""
-    lr: Positive = 2e-4
-    """[ours] for the tiny policy, at 128 rollouts a step; constant after the warm-up."""
+    lr: Positive = 5e-5
+    """[ours] for the tiny policy: at 2e-4 a step fits its own 128 rollouts and helps no others; constant after the
+    warm-up."""
     max_lag: int = 4
     """trainer version - behaviour version of every trained token."""
     publish_steps: Count = 1
