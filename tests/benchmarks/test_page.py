@@ -21,5 +21,13 @@ def test_a_result_has_mean_lowest_and_highest(tmp_path, monkeypatch):
 
 def test_the_page_is_made_from_the_committed_results():
     results = [json.loads(path.read_text()) for path in sorted(page.RESULTS.glob("*.json"))]
-    assert {result["name"] for result in results} == {"budget", "cloning", "grading", "memory", "search", "stream", "train"}
+    assert {result["name"] for result in results} == {
+        "budget",
+        "cloning",
+        "grading",
+        "memory",
+        "search",
+        "stream",
+        "train",
+    }
     assert page.PAGE.read_text() == "\n".join([page.HEAD, *map(page.section, results)])
