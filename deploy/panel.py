@@ -81,7 +81,7 @@ class Panel:
         parts = [f"{now.stage} {now.records}" for now in look.stages.values() if now.records]
         tokens = sum(look.stages[stage].token_rate for stage in ("search", "sample", "evaluate"))
         errors = sum(now.errors for now in look.stages.values())
-        waits = [f"{now.stage} waits {visible(now.waiting)}" for now in look.stages.values() if now.waiting]
+        waits = [f"{now.stage} waits: {visible(now.waiting)}" for now in look.stages.values() if now.waiting]
         down = [p.spec.name for p in factory.processes if p.state == "backoff"]
         text = f"[{at:5.0f} s] {' · '.join(parts) or 'starting'} · {tokens:.0f} tok/s"
         text += f" · errors {errors} (factory dlq list)" if errors else ""

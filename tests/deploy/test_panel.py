@@ -49,5 +49,5 @@ def test_elsewhere_it_is_a_line_now_and_then(drawn):
     panel.tick(factory)
     panel.tick(factory)
     (line,) = panel.console.file.getvalue().splitlines()
-    assert "search 12 · 0 tok/s · errors 2 (factory dlq list) · search waits for linearize: 35 trees" in line
+    assert "search 12 · 0 tok/s · errors 2 (factory dlq list) · search waits: for linearize: 35 trees" in line
     assert "v3: pass@1 0.412 on 128 problems" in line
