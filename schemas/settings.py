@@ -124,7 +124,8 @@ class Source(Section, frozen=True, kw_only=True):
     weight: Positive = 1.0
     """Share of the stream, relative to the other sources."""
     params: dict[str, Any] = {}
-    """Generator parameters, or for files: question, answer, grader (field mapping), split."""
+    """A generator's parameters. For files and the hub, which fields hold question, answer, difficulty and metadata, and
+    grader (a name) and label (the `source` of the problems); hub only: split, config, revision."""
     license: str = ""
     """Of its problems, for the cards of exports (an SPDX name, as `MIT`)."""
 

@@ -124,7 +124,7 @@ def test_a_line_of_a_problem_file_becomes_a_dead_letter(tmp_path: Path, line: by
     [
         ('"question": "a\\u0000\\u001b[31m\\u202e", "answer": "1"', "a\x00\x1b[31m\u202e", "math"),
         ('"question": "{{ 7 * 7 }}{% raw %}", "answer": "1"', "{{ 7 * 7 }}{% raw %}", "math"),
-        ('"question": "q", "answer": "__import__(\'os\')", "grader": "eval"', "q", "math"),
+        ('"question": "q", "answer": "__import__(\'os\')", "grader": "text"', "q", "text"),
         ('"question": "q", "answer": "1", "grader": "countdown", "metadata": {"numbers": "rm"}', "q", "countdown"),
         ('"question": {"question": "inner"}, "answer": "1"', '{"question": "inner"}', "math"),
         ('"question": "q\\", \\"answer\\": \\"2", "answer": "1", "id": "../../x"', 'q", "answer": "2', "math"),

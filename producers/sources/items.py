@@ -13,7 +13,7 @@ import msgspec
 from schemas.load import BadSettings
 from schemas.messages import Grader, Problem, content_id
 
-BadKind = Literal["malformed line", "missing question", "missing answer", "too long", "duplicate"]
+BadKind = Literal["malformed line", "missing question", "missing answer", "unknown grader", "too long", "duplicate"]
 RAW_BYTES = 65_536
 """A dead letter of a file carries at most this much of the line."""
 

@@ -29,7 +29,7 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """numeric, math, text, countdown or one that a package adds; empty = numeric for GSM8K answers, math otherwise."""
     difficulty: str = ""
     metadata: str = ""
-    """The field with the grader's JSON (countdown)."""
+    """The field with the grader's JSON (countdown); empty = `metadata`, where a grader is named."""
     label: str = ""
     """The `source` of the problems; empty = the file's name without its ending."""
     split: str = "train"
@@ -41,7 +41,7 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Unmapped(ValueError):
-    """A row without a question or an answer; `kind` says which, the text why."""
+    """A row without a question, an answer or a grader that there is; `kind` says which, the text why."""
 
     def __init__(self, kind: BadKind, text: str) -> None:
         super().__init__(text)
@@ -95,15 +95,16 @@ def read(row: object, wanted: Fields) -> Mapped:
         answer = answer.rpartition(GSM8K_MARK)[2].strip().replace(",", "")
     if not answer:
         raise Unmapped("missing answer", f"no {wanted.answer or 'answer'} in it")
-    own = row.get("grader") if not wanted.grader else None
-    own = own if isinstance(own, str) and not plugins.unknown(plugins.GRADERS, own) else None
+    own = as_text(row.get("grader")) if not wanted.grader else ""
+    if own and (why := plugins.unknown(plugins.GRADERS, own)):
+        raise Unmapped("unknown grader", f"{why}: install it, or name one for all rows with params = {{grader = ...}}")
     level = _first(row, [wanted.difficulty] if wanted.difficulty else _DIFFICULTIES)
     return Mapped(
         question=question,
         answer=answer,
         grader=wanted.grader or own or ("numeric" if gsm8k else "math"),
         difficulty=as_number(level),
-        metadata=as_text(row.get(wanted.metadata or "metadata")) if wanted.metadata or own else "",
+        metadata=as_text(row.get(wanted.metadata or "metadata")) if wanted.metadata or wanted.grader or own else "",
     )
 
 

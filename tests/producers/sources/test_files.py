@@ -67,6 +67,26 @@ def test_a_wrong_mapping_is_refused(params, said):
         fields(params, "f.jsonl")
 
 
+def test_a_row_whose_grader_is_not_there_is_named_and_not_graded_by_another(tmp_path):
+    path = lines(tmp_path / "p.jsonl", {"question": "When?", "answer": "14:30", "grader": "daytme"})
+    (item,) = files(path).items()
+    assert item.problem is None
+    assert item.bad.kind == "unknown grader"
+    assert "no grader 'daytme'" in item.bad.detail
+    [problem] = only(files(path, grader="text"))
+    assert problem.grader == "text", "that of all rows wins"
+
+
+def test_a_grader_for_all_rows_gets_each_rows_metadata(tmp_path):
+    path = lines(
+        tmp_path / "p.jsonl", {"question": "24?", "answer": "24", "metadata": {"numbers": [4, 6], "target": 24}}
+    )
+    [problem] = only(files(path, grader="countdown"))
+    assert problem.metadata == '{"numbers": [4, 6], "target": 24}'
+    [problem] = only(files(path))
+    assert problem.metadata == "", "of no grader that asked for it"
+
+
 def test_what_is_no_problem_is_named_and_the_rest_goes_on(tmp_path):
     good = {"question": "1+1?", "answer": "2"}
     path = lines(
