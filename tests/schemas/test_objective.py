@@ -60,7 +60,7 @@ def test_every_part_can_be_set_from_the_command_line() -> None:
         (["rl.kl=-1"], "rl.kl"),
         (["rl.clip_low=1.5"], "rl.clip_low"),
         (["rl.normaliser=mean"], "rl.normaliser"),
-        (["rl.updates=9"], "updates = 9 needs at least as many groups, and groups = 8"),
+        (["rl.updates=33"], "updates = 33 needs at least as many groups, and groups = 32"),
     ],
 )
 def test_parts_that_contradict_each_other_get_one_sentence(flags, said) -> None:
