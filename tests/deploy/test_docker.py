@@ -84,7 +84,7 @@ def test_a_wrong_setting_is_found_by_that(tmp_path) -> None:
     service = composed("cpu")["search"]
     bad = tmp_path / "factory.toml"
     bad.write_text("[search]\nrolouts = 3\n")
-    with pytest.raises(ValueError, match="did you mean search.rollouts"):
+    with pytest.raises(ValueError, match=r"did you mean search\.rollouts"):
         planned(service["command"], service["environment"], {SETTINGS: bad}, tmp_path)
 
 
