@@ -15,8 +15,8 @@ from msgspec.structs import astuple
 from schemas import messages as m
 
 _NUMBERS: Mapping[pa.DataType, type[np.generic]] = {pa.int64(): np.int64, pa.float64(): np.float64}
-LATEST_MS = 253_402_300_799_000
-"""The last second of the year 9999; a record's timestamp may be anything."""
+LATEST_MS = 253_402_214_399_000
+"""The last second of 9999-12-30: a record's timestamp may be anything, and is in the year 9999 in every time zone."""
 
 
 def column(values: Sequence[Any], kind: pa.DataType) -> "pa.Array[Any]":

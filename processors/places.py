@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -170,7 +171,7 @@ class Here:
 
     def files(self, name: str, uris: Sequence[str]) -> Source:  # noqa: ARG002
         """See Place."""
-        return [uri.removeprefix("file://") for uri in uris]
+        return [unquote(uri.removeprefix("file://")) for uri in uris]  # deltalake quotes spaces and umlauts
 
     def size(self, name: str) -> int:
         """See Place."""

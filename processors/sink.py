@@ -273,7 +273,7 @@ class Sink:
             offset=place.offset,
             key=record.key or b"",
             value=value,
-            error=error,
+            error=error[:1000],
             detail=detail,
             time=time.time(),
         )

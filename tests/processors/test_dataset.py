@@ -360,3 +360,13 @@ def test_tables_of_another_version_are_refused(tmp_path):
     DeltaTable.create(str(tmp_path / "trees"), schema=older)
     with pytest.raises(OtherColumns, match=r"trees was made by another version .* --data"):
         made.create()
+
+
+def test_a_tables_files_are_found_below_a_directory_of_any_name(tmp_path):
+    datasets = Datasets(tmp_path / "my dätä" / "datasets")
+    datasets.create()
+    rows = pa.Table.from_pylist([], schema=TABLES["problems"])
+    datasets.append("problems", rows, {app_id("problems", "u", 0): 0})
+    table = datasets.table("problems")
+    uris = ["file://" + str(tmp_path / "my%20d%C3%A4t%C3%A4" / "f.parquet"), *table.file_uris()]
+    assert str(datasets.place.files("problems", uris)[0]) == str(tmp_path / "my dätä" / "f.parquet")
