@@ -24,9 +24,9 @@ if [ -n "${PIP_FIND_LINKS:-}" ]; then export UV_FIND_LINKS="${UV_FIND_LINKS:-$PI
 elif [ "$extra" = cpu ]; then torch=(--torch-backend cpu)
 elif [ -z "${INSTALL_FOR:-}" ]; then torch=(--torch-backend auto); fi  # asks the driver; without one, PyPI's torch it is
 
-# Bytecode is made once, here: an engine imports 4,000 modules, which takes 10 s longer at each start without it.
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
+# Bytecode is made once, here: an engine imports 4,000 modules, which takes 10 s longer at each start without it.
 if ! VIRTUAL_ENV=.venv .venv/bin/uv pip install --quiet --compile-bytecode "${torch[@]}" "${constraints[@]}" -e ".[$extras]" 2>"$log"; then
   cat "$log" >&2
   if grep -q 'torch==' "$log"; then

@@ -18,7 +18,7 @@ from deploy import replay_stages as stages
 from deploy.code_version import code_version
 from deploy.reaching import a_broker
 from deploy.replay_stages import Change
-from deploy.tabular import visible
+from deploy.tabular import line
 from processors import kafka
 from processors.asking import BadQuery, answer, bounded, reading
 from processors.dataset import Datasets
@@ -241,8 +241,7 @@ def _count(report: Report, count: int, changes: Iterable[Change]) -> None:
 
 def _beginning(message: Message | None) -> str:
     """The first words of a trace or an example."""
-    text = " ".join(message.text.split()) if isinstance(message, Trace | Example) else ""
-    return visible(text[:WORDS] + " ..." * (len(text) > WORDS))
+    return line(message.text, WORDS) if isinstance(message, Trace | Example) else ""
 
 
 def lines(report: Report, to: str = "") -> list[str]:

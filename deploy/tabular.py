@@ -21,6 +21,8 @@ from rich.text import Text
 
 MAX_ROWS = 500
 MAX_CELL = 400
+CLEANED = 20
+"""A line is cut out of the first so many times its length of a text: the rest need not be cleaned to be left out."""
 
 
 def render(table: pa.Table, form: str = "table") -> str:
@@ -128,3 +130,10 @@ def visible(text: str, newline: str = "⏎") -> str:
     """`text` with its line breaks shown as `newline` and every other unprintable character replaced."""
     shown = text.replace("\r\n", "\n").replace("\n", newline)
     return "".join(char if char.isprintable() or char == newline else "\N{REPLACEMENT CHARACTER}" for char in shown)
+
+
+def line(text: object, length: int = 120) -> str:
+    """A text's beginning in one line."""
+    whole = str(text)
+    flat = " ".join(visible(whole[: CLEANED * length], " ").split())
+    return flat if len(flat) <= length and len(whole) <= CLEANED * length else flat[: length - 1] + "…"

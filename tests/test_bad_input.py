@@ -106,6 +106,7 @@ def test_a_file_of_worked_examples_stops_the_start_with_a_sentence(tmp_path: Pat
         (b'{"question": null, "answer": "1"}', "missing question", "no question or problem"),
         (b'{"question": " \\n ", "answer": "1"}', "missing question", "no question or problem"),
         (b'{"question": "q", "answer": " "}', "missing answer", "no answer"),
+        (b'{"question": "q", "answer": "1", "grader": "eval"}', "unknown grader", "no grader 'eval'"),
         (b'{"question": "' + b"x" * 20_000 + b'", "answer": "1"}', "too long", "problems.max_bytes is 10000"),
         (b'{"question": "q", "answer": "' + b"9" * 20_000 + b'"}', "too long", "problems.max_bytes is 10000"),
     ],

@@ -14,12 +14,10 @@ import markupsafe
 import msgspec
 import pyarrow as pa
 
-from deploy.tabular import plain, visible
+from deploy.tabular import CLEANED, line, plain, visible
 from schemas import messages as m
 
 HERE = Path(__file__).parent
-CLEANED = 20
-"""A line is cut out of the first so many times its length of a text: the rest need not be cleaned to be left out."""
 VERDICT_MARKS = {"correct": "✓", "wrong": "✗", "unparsable": "?", "timeout": "⧖", "rejected": "⊘"}
 
 
@@ -43,13 +41,6 @@ def environment() -> jinja2.Environment:
 def shown(text: object) -> str:
     """A text as it may be seen: its line breaks kept, other unprintable characters replaced."""
     return visible(str(text), "\n")
-
-
-def line(text: object, length: int = 120) -> str:
-    """A text's beginning in one line."""
-    whole = str(text)
-    flat = " ".join(visible(whole[: CLEANED * length], " ").split())
-    return flat if len(flat) <= length and len(whole) <= CLEANED * length else flat[: length - 1] + "…"
 
 
 def number(value: object, digits: int = 3) -> str:
