@@ -19,7 +19,7 @@ from deploy.cli_reproduce import reproduces
 from deploy.cli_run import runs
 from deploy.cli_studio import studio
 from deploy.cli_top import tops
-from schemas.errors import Told
+from schemas.errors import DISK_FULL, Told
 
 app = typer.Typer(
     name="factory",
@@ -68,13 +68,16 @@ def explain(error: BaseException) -> str | None:
     """The sentence for an error that the user can put right; None for a defect of ours, which keeps its traceback."""
     if isinstance(error, Told):
         return str(error)
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EADDRINUSE, errno.EACCES, errno.EROFS}:
-        what = {
-            errno.ENOSPC: "the disk is full: free some space (`factory compact --keep-days 1` removes what nobody "
-            "needs) and start again, it goes on where it was; or choose another directory with --data",
+    if isinstance(error, OSError) and error.errno in {*DISK_FULL, errno.EADDRINUSE, errno.EACCES, errno.EROFS}:
+        full = (
+            "the disk is full: free some space (`factory compact --keep-days 1` removes what nobody needs) and start "
+            "again, it goes on where it was; or choose another directory with --data"
+        )
+        what = dict.fromkeys(DISK_FULL, full) | {
             errno.EADDRINUSE: "the port is in use: choose another one or leave it at 0 for a free one",
-        }.get(error.errno or 0, "not allowed to write there: choose another directory with --data")
-        return f"{error.filename or error.strerror}: {what}"
+        }
+        told = what.get(error.errno or 0, "not allowed to write there: choose another directory with --data")
+        return f"{error.filename or error.strerror}: {told}"
     return None
 
 

@@ -7,6 +7,7 @@ grading.
 """
 
 import asyncio
+import fcntl
 import itertools
 import json
 import sys
@@ -103,14 +104,16 @@ def keep(settings: Settings, rows: Sequence[Evaluation]) -> None:
     """
     datasets = Datasets.of(settings)
     datasets.create()
-    known = datasets.ids(TABLE)
-    batches = [
-        message_batch(row, _place(row), TABLES[TABLE])
-        for row in {row.id: row for row in rows}.values()
-        if row.id not in known
-    ]
-    if batches:
-        datasets.append(TABLE, pa.Table.from_batches(batches), {})
+    with (datasets.root / ".evaluate.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the same evaluation may be asked for twice at once
+        known = datasets.ids(TABLE)
+        batches = [
+            message_batch(row, _place(row), TABLES[TABLE])
+            for row in {row.id: row for row in rows}.values()
+            if row.id not in known
+        ]
+        if batches:
+            datasets.append(TABLE, pa.Table.from_batches(batches), {})
 
 
 def _place(row: Evaluation) -> Place:

@@ -2,13 +2,14 @@
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
 GROUP_BYTES = 8_388_608
@@ -46,8 +47,8 @@ def merging(table: DeltaTable) -> WriterProperties:
     return WriterProperties(compression="ZSTD", max_row_group_size=group_rows(rows, size))
 
 
-def commit(table: DeltaTable, rows: pa.Table, moved: Iterable[Transaction], folder: Path | None = None) -> None:
-    """Rows and transactions in one commit.
+def commit(table: DeltaTable, rows: pa.Table, moved: Sequence[Transaction], folder: Path | None = None) -> None:
+    """Rows and transactions in one commit. What fails after it (the checkpoint of the log) is not an error.
 
     Args:
         table: as it is now.
@@ -56,15 +57,28 @@ def commit(table: DeltaTable, rows: pa.Table, moved: Iterable[Transaction], fold
         folder: the table's, on this machine; pyarrow writes the file then, for the library's writer takes half as much
             processor time again. On a store that one does it, and its log says what lies between which values: there
             a reader asks the log before it fetches a file, here the file's own footer.
+
+    Raises:
+        CommitFailedError: another writer was first.
+        OSError, DeltaError: it failed; the file is gone then, so that a full disk is not filled by the attempts.
     """
     told = CommitProperties(app_transactions=list(moved))
     groups = group_rows(rows.num_rows, rows.nbytes * COMPRESSED)
-    if rows.num_rows and folder is None:
-        options = WriterProperties(compression="ZSTD", max_row_group_size=groups)
-        write_deltalake(table, rows, mode="append", commit_properties=told, writer_properties=options)
-    else:
-        added: list[AddAction | RemoveAction] = [_written(folder, rows, groups)] if folder and rows.num_rows else []
-        table.create_write_transaction(added, "append", table.schema(), commit_properties=told)
+    added: list[AddAction | RemoveAction] = [_written(folder, rows, groups)] if folder and rows.num_rows else []
+    try:
+        if rows.num_rows and folder is None:
+            options = WriterProperties(compression="ZSTD", max_row_group_size=groups)
+            write_deltalake(table, rows, mode="append", commit_properties=told, writer_properties=options)
+        else:
+            table.create_write_transaction(added, "append", table.schema(), commit_properties=told)
+    except (OSError, DeltaError) as error:
+        refused = isinstance(error, CommitFailedError)
+        if not refused and _is_in(table, moved):
+            return
+        if folder and (refused or moved):  # without offsets nobody can tell
+            for action in added:
+                (folder / action.path).unlink(missing_ok=True)
+        raise
 
 
 def _written(folder: Path, rows: pa.Table, groups: int) -> AddAction:
@@ -109,20 +123,23 @@ def _leaves(
             yield path, kind, inside
 
 
-def is_in(table: DeltaTable, moved: Iterable[Transaction]) -> bool:
-    """Whether a commit that raised is there all the same: what failed after it is the checkpoint of the log."""
+def _is_in(table: DeltaTable, moved: Sequence[Transaction]) -> bool:
+    """Whether a commit that raised is there all the same."""
     table.update_incremental()
     found = [table.transaction_version(one.app_id) == one.version for one in moved]
     return bool(found) and all(found)
 
 
+def first_offsets(name: str, rows: pa.Table) -> dict[str, int]:
+    """The lowest offset of the rows by app id."""
+    found = rows.group_by(["_topic_id", "_partition"]).aggregate([("_offset", "min")]).to_pylist()
+    return {app_id(name, row["_topic_id"], row["_partition"]): row["_offset_min"] for row in found}
+
+
 def uncovered(name: str, rows: pa.Table, held: Mapping[str, int]) -> pa.Table:
-    """The rows beyond the offsets that the table holds."""
-    if not rows.num_rows or all(offset < 0 for offset in held.values()):
-        return rows
-    first = rows.group_by(["_topic_id", "_partition"]).aggregate([("_offset", "min")]).to_pylist()
-    if all(row["_offset_min"] > held.get(app_id(name, row["_topic_id"], row["_partition"]), -1) for row in first):
+    """The rows beyond the offsets that the table holds; rows of no topic (under offset -1) are always."""
+    if all(first > held.get(app, -2) for app, first in first_offsets(name, rows).items()):
         return rows
     columns = (rows.column(key).to_pylist() for key in ("_topic_id", "_partition", "_offset"))
-    keep = [offset > held.get(app_id(name, topic, part), -1) for topic, part, offset in zip(*columns, strict=True)]
-    return rows if all(keep) else rows.filter(pa.array(keep))
+    keep = [offset > held.get(app_id(name, topic, part), -2) for topic, part, offset in zip(*columns, strict=True)]
+    return rows.filter(pa.array(keep))

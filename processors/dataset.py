@@ -5,10 +5,8 @@ log (a glob over the folder of a compacted table would count rows twice) and get
 A reading connection has no way to the file system except these very Parquet files, and its settings are locked.
 """
 
-import errno
 import fcntl
 import math
-import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,12 +19,12 @@ import pyarrow as pa
 from deltalake import DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from processors.appending import app_id, commit, is_in, merging, uncovered
+from processors.appending import app_id, commit, first_offsets, merging, uncovered
 from processors.delta_log import Directory, committed_at, transactions
 from processors.owning import TableBusy
 from processors.places import BadPlace, Damaged, Here, Place, Source, There
 from processors.snapshot import connection, quoted, up_to
-from schemas.errors import Told
+from schemas.errors import Told, disk_full
 from schemas.messages import Message
 from schemas.settings import Settings
 from schemas.tables import TABLES, from_row
@@ -250,6 +248,8 @@ class Datasets:
             CommitFailedError: when eight attempts in a row met another writer.
             OSError: with errno ENOSPC when the disk is full; nothing was added then.
         """
+        # Rows may be of partitions whose offsets this commit does not move: nodes, of which the table has them already.
+        apps = {*offsets, *first_offsets(name, rows)}
         with self._lock, self.place.failing():
             table, folder = self._writers.setdefault(name, self.table(name)), self.place.folder(name)
             for attempt in range(_ATTEMPTS):
@@ -259,8 +259,8 @@ class Datasets:
                         f"another sink, perhaps on another machine, has written the table {name!r}: nothing is there "
                         "twice, and this sink ends; one sink a table is enough"
                     )
-                held = {app: -1 if (at := table.transaction_version(app)) is None else at for app in offsets}
-                moved = [Transaction(app, offset) for app, offset in offsets.items() if offset > held[app]]
+                held = {app: at for app in apps if (at := table.transaction_version(app)) is not None}
+                moved = [Transaction(app, offset) for app, offset in offsets.items() if offset > held.get(app, -1)]
                 fresh = rows if missing else uncovered(name, rows, held)
                 if commits is not None:
                     moved.append(Transaction(_sinks(name), commits + 1))
@@ -273,16 +273,11 @@ class Datasets:
                         raise
                     continue
                 except (OSError, DeltaError) as error:
-                    if not is_in(table, moved):
-                        raise self._named(error, name) from error
+                    if full := disk_full(error, self.root / name):
+                        raise full from error
+                    raise
                 return fresh.num_rows
         raise AssertionError("unreachable")
-
-    def _named(self, error: Exception, name: str) -> Exception:
-        """The error, with the number and the place that a full disk's has everywhere else."""
-        if getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error):
-            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.place.folder(name)))
-        return error
 
     def vacuum(self, name: str, keep_s: float) -> list[Directory]:
         """Remove files that a compaction replaced, and files that no commit names, when they are older than `keep_s`.
@@ -296,7 +291,7 @@ class Datasets:
         table = self.table(name)
         with self.place.failing():
             gone = table.vacuum(hours, dry_run=False, enforce_retention_duration=False, full=True)
-        return [self.place.folder(name) / str(file) for file in gone]
+        return [self.place.folder(name) / str(file) for file in gone] + self.place.unfinished(name, hours * 3600.0)
 
     def compact(self, name: str, files: int = COMPACT_FILES) -> bool:
         """Merge the table's small files where there are more than `files`; older versions stay readable.
@@ -317,7 +312,9 @@ class Datasets:
             except CommitFailedError:
                 return False
             except (OSError, DeltaError) as error:
-                raise self._named(error, name) from error
+                if full := disk_full(error, self.root / name):
+                    raise full from error
+                raise
             return bool(merged["numFilesRemoved"])
 
     def connect(self, pin: Mapping[str, int] | None = None, *, memory_mb: int = 0) -> duckdb.DuckDBPyConnection:

@@ -13,13 +13,13 @@ from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from processors.large import NotReadable
 from processors.policy import Aborted
-from schemas.errors import Told
+from schemas.errors import DISK_FULL, Told
 from schemas.settings import FailuresSection
 
 FIRST_PAUSE_S = 0.25
 LAST_PAUSE_S = 10.0
 TRANSIENT_ERRNOS = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EAGAIN, errno.ESTALE}
+    {*DISK_FULL, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EAGAIN, errno.ESTALE}
 )
 
 

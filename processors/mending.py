@@ -7,6 +7,7 @@ sink reads the same records again (or, where an embedded broker died with the ma
 again). What is set aside gets the ending `.damaged` and stays for whoever wants to look.
 """
 
+import json
 import shlex
 from pathlib import Path
 
@@ -89,6 +90,7 @@ def _opened(table: Path) -> DeltaTable:
 def _mend_checkpoints(table: Path, since: int) -> list[str]:
     """Set aside checkpoints that cannot be read: the entries that they sum up are all there."""
     said = []
+    newest = table / "_delta_log" / "_last_checkpoint"
     known = checkpoints(table)
     for version in sorted({*known[-2:], *(version for version in known if version >= since)}):
         path = table / "_delta_log" / f"{version:020}.checkpoint.parquet"
@@ -96,11 +98,22 @@ def _mend_checkpoints(table: Path, since: int) -> list[str]:
             pq.read_metadata(path)
         except (pa.ArrowInvalid, OSError):
             path.rename(path.with_name(f"{path.name}.damaged"))
-            (table / "_delta_log" / "_last_checkpoint").unlink(missing_ok=True)
+            newest.unlink(missing_ok=True)
             said.append(
                 f"table {table.name}: the checkpoint of its log at version {version} was cut off; no row is lost"
             )
+    if newest.exists() and _told(newest) not in checkpoints(table):
+        newest.unlink()
+        said.append(f"table {table.name}: the newest checkpoint of its log is gone; no row is lost")
     return said
+
+
+def _told(newest: Path) -> int | None:
+    """The version that `_last_checkpoint` names."""
+    try:
+        return int(json.loads(newest.read_bytes())["version"])
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def _whole(table: Path, version: int) -> bool:
@@ -132,9 +145,10 @@ def _set_aside(table: Path, first: int, why: str) -> list[str]:
     if first == 0:
         held = "it never held a row" if later == [0] else "what its topic still has comes again"
         raise ValueError(f"{table}: its first log entry is cut off: remove this folder, {held}")
-    for version in reversed(later):
-        for path in (commit_file(table, version), table / "_delta_log" / f"{version:020}.checkpoint.parquet"):
-            if path.exists():
-                path.rename(path.with_name(f"{path.name}.damaged"))
+    # In this order whatever is left of an interrupted mending can be mended again: no checkpoint without its entries.
     (table / "_delta_log" / "_last_checkpoint").unlink(missing_ok=True)
+    summed = [table / "_delta_log" / f"{version:020}.checkpoint.parquet" for version in later]
+    for path in (*summed, *(commit_file(table, version) for version in reversed(later))):
+        if path.exists():
+            path.rename(path.with_name(f"{path.name}.damaged"))
     return [f"table {table.name}: back to version {first - 1}: {why}; what {len(later)} commit(s) held comes again"]

@@ -6,6 +6,7 @@ not at all, and DuckDB sees them through pyarrow, with deltalake's client and th
 
 import contextlib
 import math
+import re
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -90,6 +91,9 @@ class Place(Protocol):
     def files(self, name: str, uris: Sequence[str]) -> Source:
         """What to read some files of a table from, as deltalake names them."""
 
+    def unfinished(self, name: str, keep_s: float) -> "list[Path | Folder]":
+        """Remove files older than `keep_s` seconds whose writer died, which the library does not see; those removed."""
+
     def size(self, name: str) -> int:
         """Of the table's Parquet files, in bytes."""
 
@@ -133,7 +137,7 @@ class Here:
         Raises:
             BadPlace: for a path that Delta or DuckDB would read as a pattern.
         """
-        if odd := sorted(set(str(self.root)) & set("[]*?")):
+        if odd := sorted({*re.findall(r"[\[\]*?]|%[0-9A-Fa-f]{2}", str(self.root))}):
             raise BadPlace(
                 f"{self.root}: tables cannot lie under a path with {' '.join(odd)}; choose another data directory"
             )
@@ -172,6 +176,14 @@ class Here:
     def files(self, name: str, uris: Sequence[str]) -> Source:  # noqa: ARG002
         """See Place."""
         return [unquote(uri.removeprefix("file://")) for uri in uris]  # deltalake quotes spaces and umlauts
+
+    def unfinished(self, name: str, keep_s: float) -> "list[Path | Folder]":
+        """See Place; the library writes a file as <name>#<number> and gives it its name at the end."""
+        left = [path for path in (self.root / name).rglob("*#*") if re.search(r"#\d+$", path.name)]
+        old = [path for path in left if path.stat().st_mtime < time.time() - keep_s]
+        for path in old:
+            path.unlink()
+        return list(old)
 
     def size(self, name: str) -> int:
         """See Place."""
@@ -240,6 +252,10 @@ class There:
         folder = self.folder(name)
         read = ((folder / uri.rpartition("/")[2]).read_bytes() for uri in uris)
         return pa.concat_tables([pq.read_table(pa.BufferReader(data)) for data in read])
+
+    def unfinished(self, name: str, keep_s: float) -> "list[Path | Folder]":  # noqa: ARG002
+        """See Place; an object appears whole."""
+        return []
 
     def size(self, name: str) -> int:
         """See Place."""

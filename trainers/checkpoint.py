@@ -8,7 +8,6 @@ Each rank writes the lines of each parameter that it holds, and in the file's me
 the lines it needs from whichever files have them, so it may have another number of ranks.
 """
 
-import errno
 import json
 import os
 import re
@@ -22,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from schemas.errors import Told
+from schemas.errors import Told, disk_full
 from schemas.killpoints import passed
 from trainers.model import local
 from trainers.ranks import ALONE, Ranks
@@ -176,9 +175,9 @@ def write_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[s
     try:
         save_file(tensors, path, metadata)
     except SafetensorError as error:
-        if f"os error {errno.ENOSPC}" not in str(error):
-            raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        if full := disk_full(error, path):
+            raise full from error
+        raise
 
 
 def restore(path: Path, model: Any, opt: torch.optim.AdamW, ranks: Ranks = ALONE) -> None:  # noqa: ANN401

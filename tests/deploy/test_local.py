@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -78,9 +79,10 @@ def test_a_file_where_the_data_should_be_is_said_in_a_sentence(make_settings) ->
 def test_an_error_of_ours_keeps_its_traceback_and_one_for_the_reader_is_a_sentence() -> None:
     assert explain(ValueError("a defect")) is None
     assert explain(BadSettings("search.k: must be at least 1")) == "search.k: must be at least 1"
-    full = explain(OSError(errno.ENOSPC, "No space left on device", "/somewhere/trees"))
-    assert full is not None
-    assert "/somewhere/trees: the disk is full" in full
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        full = explain(OSError(number, os.strerror(number), "/somewhere/trees"))
+        assert full is not None
+        assert "/somewhere/trees: the disk is full" in full
 
 
 def test_the_summary_of_an_empty_factory_is_all_zeros_and_closes(make_settings) -> None:

@@ -1,16 +1,19 @@
 """`factory evaluate --problems FILE`: what it reads, what it refuses in a sentence, and a run of the tiny policy."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from deploy import sql
-from deploy.score import One, read_problems, score
+from deploy.score import One, keep, read_problems, score
 from processors.announced import weights_sha
 from processors.chat import BadPolicy, resolve
+from processors.dataset import Datasets
 from schemas.load import BadSettings
-from schemas.messages import Weights
+from schemas.messages import Evaluation, Weights
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 
@@ -105,6 +108,29 @@ def test_the_catalog_knows_its_own_weights_only():
     weights = Weights(policy="policy", version=0, parent=-1, path="/p", sha256="a", trainer="base")
     assert One(weights).by_sha("a") is weights
     assert One(weights).by_sha("b") is None
+
+
+def test_an_evaluation_that_is_asked_for_twice_at_once_is_kept_once(make_settings, monkeypatch):
+    settings = make_settings()
+    ids = Datasets.ids
+
+    def slowly(self: Datasets, name: str) -> set[str]:
+        found = ids(self, name)
+        time.sleep(0.2)
+        return found
+
+    monkeypatch.setattr(Datasets, "ids", slowly)
+    Datasets.of(settings).create()
+    rows = [
+        Evaluation(
+            id=f"e{number}", policy="tiny", version=-1, sha="s", trainer="", source="all", problems=1, samples=1,
+            greedy=True, pass_at_1=0.5, low=0.0, high=1.0, tokens=1.0, backtracks=0.0, unparsable=0.0, time=1.0,
+        )
+        for number in range(3)
+    ]  # fmt: skip
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: keep(settings, rows), range(4)))
+    assert sql.query(settings, "select id from evaluations").num_rows == 3
 
 
 @pytest.mark.slow

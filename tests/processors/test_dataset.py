@@ -173,8 +173,9 @@ def test_no_tables_is_said_in_a_sentence(tmp_path):
 
 
 def test_a_path_that_would_be_a_pattern_is_refused(tmp_path):
-    with pytest.raises(BadPlace, match="choose another data directory"):
-        Datasets(tmp_path / "data[1]").create()
+    for name in ("data[1]", "data%20of%20mine"):
+        with pytest.raises(BadPlace, match="choose another data directory"):
+            Datasets(tmp_path / name).create()
 
 
 @pytest.fixture
@@ -203,6 +204,22 @@ def test_a_full_disk_is_an_error_with_its_number_and_the_table_stays_whole(small
     assert datasets.offsets("problems") == {APP: 0}
     assert datasets.append("problems", rows(problem(2), first=1), {APP: 1}) == 1
     assert datasets.ids("problems") == {"p0", "p2"}
+
+
+def test_a_commit_that_failed_leaves_no_file_and_its_attempts_fill_no_disk(datasets, monkeypatch):
+    datasets.append("problems", rows(problem(0)), {APP: 0})
+
+    def refused(*_, **__):
+        raise OSError("Generic LocalFileSystem error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaTable, "create_write_transaction", refused)
+        for _ in range(3):
+            with pytest.raises(OSError) as caught:
+                datasets.append("problems", rows(problem(1), first=1), {APP: 1})
+            assert caught.value.errno == errno.ENOSPC
+    assert len(list((datasets.root / "problems").glob("*.parquet"))) == 1
+    assert datasets.append("problems", rows(problem(1), first=1), {APP: 1}) == 1
 
 
 def test_a_commit_whose_checkpoint_of_the_log_failed_counts_once(datasets):

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -90,6 +91,45 @@ def test_a_checkpoint_of_the_log_that_is_cut_off_loses_no_row(made, capsys):
     assert Datasets(made.root).offsets("problems") == {APP: 4}
 
 
+def test_a_checkpoint_of_the_log_that_is_gone_loses_no_row(made, capsys):
+    made.table("problems").create_checkpoint()
+    made.append("problems", rows(problem(4), first=4), {APP: 4})
+    next(log(made).glob("*.checkpoint.parquet")).unlink()
+    Datasets(made.root).create()
+    assert "no row is lost" in capsys.readouterr().err
+    assert Datasets(made.root).ids("problems") == {f"p{at}" for at in range(5)}
+    Datasets(made.root).create()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_mending_that_was_interrupted_is_taken_up_again(made, monkeypatch):
+    """It stops after each of its renames in turn; whatever is left then is mended to the same table."""
+    more(made, 3)
+    lost = file_of(made, "p4")
+    made.table("problems").create_checkpoint()
+    lost.unlink()
+    rename, done = Path.rename, []
+
+    def once(path, target):
+        if done:
+            raise KeyboardInterrupt
+        done.append(path)
+        return rename(path, target)
+
+    for _ in range(20):
+        done.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", once)
+            try:
+                Datasets(made.root).create()
+                break
+            except KeyboardInterrupt:
+                continue
+    assert Datasets(made.root).offsets("problems") == {APP: 3}
+    assert Datasets(made.root).ids("problems") == {f"p{at}" for at in range(4)}
+    assert len(list(log(made).glob("*.damaged"))) == 3 + 1
+
+
 def test_rows_without_a_commit_and_leftover_temporaries_are_no_rows_and_are_cleared_away(made):
     stray = made.root / "problems" / "part-00000-0-c000.zstd.parquet"
     stray.write_bytes(next(made.root.glob("problems/*.parquet")).read_bytes())
@@ -97,10 +137,13 @@ def test_rows_without_a_commit_and_leftover_temporaries_are_no_rows_and_are_clea
     temporary.write_text("{")
     assert made.append("problems", rows(problem(4), first=4), {APP: 4}) == 1
     assert len(list(made.rows("problems"))) == COMMITS + 1
+    merging = made.root / "problems" / "part-00001-0-c000.zstd.parquet#2"
+    merging.write_bytes(b"PAR1")
     made.create()
     assert made.vacuum("problems", 0.0) == [], "somebody may be about to commit it"
-    os.utime(stray, (0, 0))
-    assert made.vacuum("problems", 0.0) == [stray]
+    for path in (stray, temporary, merging):
+        os.utime(path, (0, 0))
+    assert set(made.vacuum("problems", 0.0)) == {stray, temporary, merging}
     assert made.ids("problems") == {f"p{at}" for at in range(COMMITS + 1)}
 
 
