@@ -25,7 +25,7 @@ from processors import kafka
 from processors.access import faust_credentials
 from processors.failures import Patience, Share, TooManyLetters, is_transient
 from processors.grading_pool import GraderBroken
-from processors.large import OVERHEAD_BYTES, NotReadable, packed, unpacked
+from processors.large import NotReadable, fitting, packed, unpacked
 from processors.policy import EngineDied
 from processors.pressure import Gate
 from processors.status import Status
@@ -215,12 +215,7 @@ class Work:
         return True
 
     def _letter(self, record: Any, source: Source, error: Exception, attempt: int) -> DeadLetter:  # noqa: ANN401 - a faust message
-        value = record.value or b""
-        detail = "" if isinstance(error, BadMessage) else "".join(traceback.format_exception(error))[-4000:]
-        if len(value) * 4 // 3 + OVERHEAD_BYTES * 2 > self.settings.broker.message_max_bytes:
-            detail = f"{len(value)} bytes, too large to be copied: read them where they came from\n{detail}"
-            value = b""
-        return DeadLetter(
+        letter = DeadLetter(
             id=content_id(self.app.conf.id, source.topic, source.partition, source.offset, source.sha),
             stage=self.app.conf.id,
             topic=source.topic,
@@ -228,12 +223,13 @@ class Work:
             offset=source.offset,
             input_id=_id_of(record.value or b""),
             key=record.key or b"",
-            value=value,
+            value=record.value or b"",
             error=str(error)[:1000] or type(error).__name__,
-            detail=detail,
+            detail="" if isinstance(error, BadMessage) else "".join(traceback.format_exception(error))[-4000:],
             attempt=attempt,
             time=time.time(),
         )
+        return fitting(self.settings, letter)
 
     async def _send(self, message: Message) -> None:
         patience = Patience(self.settings.failures.retry_s)

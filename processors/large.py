@@ -14,7 +14,7 @@ import msgspec
 import zstandard
 
 from schemas.codec import BadMessage, encode
-from schemas.messages import Message, Reference
+from schemas.messages import DeadLetter, Message, Reference
 from schemas.settings import Settings
 from schemas.topics import message_id
 
@@ -58,6 +58,21 @@ def unpacked(settings: Settings, value: bytes | None) -> bytes:
     if hashlib.sha256(data).hexdigest() != reference.sha256:
         raise BadMessage(f"a message that travels as a file: {reference.sha256} has changed since it was sent")
     return data
+
+
+def fitting(settings: Settings, letter: DeadLetter) -> DeadLetter:
+    """A dead letter that a record has room for: bytes that are too many stay where they came from, and it says so.
+
+    It never becomes a file itself: the sink's own letters are about records that no file helps.
+    """
+    for name in sorted(("value", "key"), key=lambda name: len(getattr(letter, name)), reverse=True):
+        if len(encode(letter)) + OVERHEAD_BYTES <= settings.broker.message_max_bytes:
+            break
+        data: bytes = getattr(letter, name)
+        told = f"{name} of {len(data)} bytes, too large to be copied: read them where they came from; sha256 "
+        detail = f"{told}{hashlib.sha256(data).hexdigest()}\n{letter.detail}"
+        letter = msgspec.structs.replace(letter, detail=detail, **{name: b""})
+    return letter
 
 
 def named(value: bytes | None) -> str:

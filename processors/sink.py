@@ -8,7 +8,6 @@ files.
 """
 
 import contextlib
-import errno
 import gc
 import sys
 import threading
@@ -24,13 +23,14 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from processors import kafka
 from processors.dataset import COMPACT_FILES, Datasets, app_id
 from processors.failures import Share, TooManyLetters
-from processors.large import unpacked
+from processors.large import fitting, unpacked
 from processors.owning import TableBusy, owned
 from processors.rows import Buffer, Place, Waiting, node_batch
 from processors.status import Status
 from processors.stopping import stop_event
 from schemas import messages as m
 from schemas.codec import BadMessage, content_sha, decode
+from schemas.errors import DISK_FULL
 from schemas.killpoints import passed
 from schemas.settings import Settings
 from schemas.tables import TABLES
@@ -48,10 +48,6 @@ FULL_S = 5.0
 """Between two attempts to write to a disk that is full."""
 GC_OBJECTS = 100_000
 """A tree is thousands of objects, none in a cycle: looking for cycles among them costs as much as decoding them."""
-LETTER_SHARE = 0.7
-"""A dead letter's bytes travel as base64 inside JSON: above this share of the size limit they stay where they are."""
-
-
 __all__ = ["Sink", "TableBusy", "heal_nodes", "run"]
 
 
@@ -170,7 +166,7 @@ class Sink:
             try:
                 self.settle()
             except OSError as error:
-                if error.errno != errno.ENOSPC:
+                if error.errno not in DISK_FULL:
                     raise
                 if not said:
                     print(f"factory: {error.filename}: the disk is full: the sink waits for room", file=sys.stderr)
@@ -197,7 +193,7 @@ class Sink:
         try:
             return self.datasets.compact(name, files)
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in DISK_FULL:
                 raise
             return False
 
@@ -261,10 +257,6 @@ class Sink:
             self.buffers[name].judge(app_id(name, place.topic_id, place.partition), place.offset, "", "")
 
     def _bury(self, record: Any, place: Place, error: str) -> None:  # noqa: ANN401 - kafka-python's ConsumerRecord
-        value, detail = record.value or b"", ""
-        if len(value) > LETTER_SHARE * self.settings.broker.message_max_bytes:
-            detail = f"{len(value)} bytes, too large to be copied: read them where they came from; sha256 {place.sha}"
-            value = b""
         letter = m.DeadLetter(
             id=m.content_id("sink", place.topic, place.topic_id, place.partition, place.offset),
             stage="sink",
@@ -272,14 +264,13 @@ class Sink:
             partition=place.partition,
             offset=place.offset,
             key=record.key or b"",
-            value=value,
+            value=record.value or b"",
             error=error[:1000],
-            detail=detail,
             time=time.time(),
         )
         if self.producer is None:
             self.producer = kafka.producer(self.settings)
-        self.letters.append(kafka.send(self.producer, letter))
+        self.letters.append(kafka.send(self.producer, fitting(self.settings, letter)))
 
     def flush(self) -> None:
         """Commit what waits, and come back when it is done."""

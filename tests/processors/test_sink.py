@@ -171,6 +171,18 @@ def test_a_dead_letter_too_large_to_copy_says_where_its_bytes_lie(factory_settin
     assert letter.offset == 0
 
 
+def test_a_key_too_large_to_copy_does_not_stop_the_sink(factory_settings):
+    settings = factory_settings("sink.flush_s=0.2", "broker.message_max_bytes=100000")
+    producer = kafka.producer(settings)
+    producer.send("problems", key=b"k" * 90_000, value=b"no JSON").get(5)
+    producer.close()
+    with Running(settings) as running:
+        running.wait("select count(*) from dead_letters", [(1,)])
+    (letter,) = running.datasets.messages(m.DeadLetter)
+    assert (letter.key, letter.value) == (b"", b"no JSON")
+    assert letter.detail.startswith("key of 90000 bytes, too large to be copied")
+
+
 def test_nodes_are_healed_after_a_crash_between_the_two_commits(quick, send_all, monkeypatch):
     send_all(tree(1), tree(2))
     append = Datasets.append
@@ -201,6 +213,23 @@ def test_nodes_that_are_gone_are_written_again_whatever_the_offsets_say(quick, s
     DeltaTable(str(running.datasets.root / "nodes")).delete("tree_id = 't1'")
     with Running(quick) as again:
         again.wait("select count(*), count(distinct (tree_id, id)) from nodes", [(8, 8)])
+
+
+def test_trees_that_a_power_cut_took_come_again_and_their_nodes_are_there_once(quick):
+    """Of another partition nodes move on in the same commit."""
+    producer = kafka.producer(quick)
+    kafka.send(producer, tree(1), partition=0).get(5)
+    with Running(quick) as running:
+        running.wait("select count(*) from nodes", [(4,)])
+    newest = max((running.datasets.root / "trees" / "_delta_log").glob("0*.json"))
+    newest.write_bytes(newest.read_bytes()[:40])
+    for number in range(2, 20):
+        kafka.send(producer, tree(number), partition=1).get(5)
+    producer.close()
+    with Running(quick) as again:
+        again.wait("select count(*) from trees", [(19,)])
+        again.wait("select count(distinct tree_id) from nodes", [(19,)])
+    assert ask(again.datasets, "select count(*), count(distinct (tree_id, id)) from nodes") == [(76, 76)]
 
 
 def test_new_topics_under_old_names_end_a_session_and_begin_the_next(make_settings):
