@@ -26,7 +26,7 @@ from processors.access import faust_credentials
 from processors.failures import Patience, Share, TooManyLetters, is_transient
 from processors.grading_pool import GraderBroken
 from processors.large import NotReadable, fitting, packed, unpacked
-from processors.policy import EngineDied
+from processors.policy import EngineDied, NothingToServe, UnknownWeights
 from processors.pressure import Gate
 from processors.status import Status
 from schemas.access import host_port
@@ -41,9 +41,13 @@ SILENCE_S = 20.0
 """A broker that refuses connections for this long ends the worker: the supervisor starts it again."""
 BAD_INPUT = 2
 """The exit code that tells a supervisor not to start the process again."""
-FATAL = (EngineDied, GraderBroken, kafka.BrokerMissing, KafkaError, MemoryError, NotReadable)
+FATAL = (
+    EngineDied, GraderBroken, kafka.BrokerMissing, KafkaError, MemoryError, NothingToServe, NotReadable, UnknownWeights,
+)  # fmt: skip
 """Errors that say nothing about the message: the worker ends and the message is delivered again (those of them that are
 transient are tried again in place before)."""
+FOR_A_PERSON = (NothingToServe, TooManyLetters)
+"""Errors that a restart would only meet again."""
 
 M = TypeVar("M", bound=Message)
 
@@ -264,7 +268,7 @@ def run(apps: Sequence[faust.App], settings: Settings, also: Sequence[Coroutine[
     Stops gracefully: nothing new is begun, what is in hand finishes or stays uncommitted, offsets are committed.
 
     An app, a handler (FATAL) or a coroutine that failed, or a broker that went away, ends the process at once with
-    exit code 1 (too many dead letters: 2) and the error as its last line: Faust's threads would wait for the broker for
+    exit code 1 (FOR_A_PERSON: 2) and the error as its last line: Faust's threads would wait for the broker for
     ever, and what was in hand is uncommitted, so there is nothing to tidy up.
 
     Raises:
@@ -277,9 +281,9 @@ def run(apps: Sequence[faust.App], settings: Settings, also: Sequence[Coroutine[
     try:
         loop.run_until_complete(Host(apps, settings).run(also))
     except WorkerFailed as error:
-        told = error.__cause__ if isinstance(error.__cause__, TooManyLetters) else None
+        told = error.__cause__ if isinstance(error.__cause__, FOR_A_PERSON) else None
         print(f"factory: {told or error}", file=sys.stderr, flush=True)
-        os._exit(BAD_INPUT if told else 1)  # a restart would only make more dead letters
+        os._exit(BAD_INPUT if told else 1)
 
 
 class Host:

@@ -41,6 +41,10 @@ class ProbeFailed(RuntimeError):
     """The engine's log-probs disagree with the trainer's: these weights are not what was announced."""
 
 
+class NothingToServe(Told, RuntimeError):
+    """A worker can serve no announced version: it is at fault and not its input, which stays uncommitted."""
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One sequence to sample.
 
@@ -167,6 +171,16 @@ def for_good(error: Exception) -> bool:
     from processors.announced import WeightsElsewhere  # which needs this module
 
     return isinstance(error, ProbeFailed | WeightsElsewhere)
+
+
+def none_left(error: Exception) -> Exception:
+    """What ends a worker whose last choice of weights was refused with this error."""
+    if not for_good(error):
+        return error
+    return NothingToServe(
+        f"{error}. This worker can serve no version that was announced: start it with the policy.path of the factory, "
+        "on a machine that has the same files"
+    )
 
 
 def refused_until(error: Exception) -> float:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from processors.app import attach, stage_app
 from processors.chat import Chat, resolve
-from processors.policy import Completion, Engine, ProbeFailed, Request, UnknownWeights, refusal
+from processors.policy import Completion, Engine, ProbeFailed, Request, UnknownWeights, none_left, refusal
 from processors.status import Status
 from schemas.messages import Message, Prompt, Rollout, RolloutGroup, Span, Weights, content_id
 from schemas.settings import Settings
@@ -33,17 +33,19 @@ def build(settings: Settings, engine: Engine, versions: Catalog, status: Status)
 
     async def handle(prompt: Prompt, _source: object) -> list[Message]:
         refused: dict[str, Message] = {}
+        last: Exception = UnknownWeights("no version was announced: is the topic `weights` readable?")
         for weights in reversed(versions.all()):
             try:
                 group = await sample(prompt, weights, settings=settings, engine=engine, chat=chat)
             except (ProbeFailed, UnknownWeights) as error:  # the engine keeps serving the version before
                 refused[weights.sha256] = refusal(STAGE, weights, error)
+                last = error
                 continue
             status.set(version=weights.version)
             news = [row for sha, row in refused.items() if sha not in told]
             told.update(refused)
             return [group, *news]
-        raise LookupError("no announced version can be served")
+        raise none_left(last) from last
 
     attach(app, BY_NAME["prompts"], handle, status, settings, limit=settings.sample.groups_in_flight)
     return app

@@ -11,7 +11,7 @@ from processors.app import attach, stage_app
 from processors.chat import Chat, resolve
 from processors.grading import Grader
 from processors.kafka import BrokerMissing
-from processors.policy import Engine, ProbeFailed, UnknownWeights, for_good, refusal
+from processors.policy import Engine, ProbeFailed, UnknownWeights, for_good, none_left, refusal
 from processors.search_driver import Driver
 from processors.status import Status
 from schemas.messages import Message, Problem, Weights
@@ -50,7 +50,7 @@ def build(settings: Settings, engine: Engine, versions: Catalog, grader: Grader,
                 break
             except (ProbeFailed, UnknownWeights) as error:
                 if weights.version == 0:
-                    raise
+                    raise none_left(error) from error
                 rows[weights.sha256] = refusal(STAGE, weights, error)  # this tree has the version before
                 if for_good(error):
                     refused.add(weights.sha256)  # and so have later ones

@@ -171,6 +171,14 @@ def test_a_stage_whose_input_becomes_dead_letters_stops_and_says_why(factory_set
     assert len(letters(settings)) == 5
 
 
+def test_a_worker_that_can_serve_no_weights_ends_and_its_input_waits(settings, send_all, workers):
+    send_all(problem(1))
+    worker = workers.start("search", fail="unserved")
+    assert worker.wait(90) == 2
+    assert workers.errors().splitlines()[-1] == "factory: weights v0: not ours"
+    assert (letters(settings), lag(settings)) == ([], 1)
+
+
 def test_an_answer_that_cannot_be_written_is_a_dead_letter_and_the_next_goes_on(settings, send_all, workers):
     send_all(*[problem(i) for i in range(4)])
     worker = workers.start("search", fail="unwritable", fail_on=1)

@@ -8,9 +8,10 @@ from engine_parts import Recorder
 
 from processors import searcher
 from processors.announced import WeightsElsewhere
+from processors.app import FATAL
 from processors.chat import resolve
 from processors.kafka import BrokerMissing
-from processors.policy import ProbeFailed, UnknownWeights
+from processors.policy import NothingToServe, ProbeFailed, UnknownWeights
 from processors.searcher import choose, context, pinned
 from schemas.messages import Filtered, Weights
 
@@ -112,6 +113,15 @@ async def test_weights_whose_directory_is_late_are_asked_for_again_with_the_next
     driver.errors |= {"r": UnknownWeights("gone"), "b": UnknownWeights("gone")}
     with pytest.raises(UnknownWeights):
         await handle(None, None)
+
+
+async def test_a_base_that_is_refused_for_good_ends_the_worker_and_makes_no_dead_letter(stage):
+    driver, handle = stage
+    driver.errors |= {sha: WeightsElsewhere("not ours") for sha in "rsb"}
+    with pytest.raises(NothingToServe, match=r"^not ours\. This worker can serve no version .*policy\.path"):
+        await handle(None, None)
+    assert issubclass(NothingToServe, FATAL)
+    assert issubclass(UnknownWeights, FATAL)
 
 
 async def test_without_weights_a_search_waits_and_then_says_why(make_settings):

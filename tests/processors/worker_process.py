@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from processors.app import Source, attach, run, stage_app
+from processors.policy import NothingToServe
 from processors.status import Status
 from schemas.messages import Filtered, content_id
 from schemas.settings import Settings
@@ -33,8 +34,8 @@ class Plan(msgspec.Struct, kw_only=True):
     journal: str
     fail: str = ""
     """'raise' in the handler, 'hiccup': a transient error on the first two attempts at p<fail_on>, 'down': on all,
-    'cancel' what it waits for, 'unwritable': half a surrogate pair in the answer, or 'also': the coroutine beside the
-    apps raises."""
+    'cancel' what it waits for, 'unserved': no weights for it, 'unwritable': half a surrogate pair in the answer, or
+    'also': the coroutine beside the apps raises."""
     fail_on: int = 0
     """On which message of this process (0 = the first; -1 = on each, where it raises)."""
     pad: int = 0
@@ -58,6 +59,8 @@ def handler(stage: str, plan: Plan) -> Callable[[Any, Source], Awaitable[list[Fi
         number, begun = begun, begun + 1
         note("begin", message)
         await asyncio.sleep(plan.slow if plan.slow and number % 7 == 0 else plan.seconds)
+        if plan.fail == "unserved":
+            raise NothingToServe("weights v0: not ours")
         if plan.fail == "raise" and plan.fail_on in {number, -1}:
             raise ValueError("the handler raised")
         odd = "\ud800" if plan.fail == "unwritable" and plan.fail_on == number else ""
