@@ -36,6 +36,14 @@ def address(data: Path) -> dict[str, Any]:
         return {"pid": 0}
 
 
+def started(data: Path) -> int:
+    """Another number with each start of all processes."""
+    try:
+        return (data / "state" / "settings.json").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
 def rows(data: Path) -> dict[str, int]:
     """Rows of the flowing tables."""
     query = "SELECT " + ", ".join(f'(SELECT count(*) FROM "{name}")' for name in FLOWING)
@@ -84,9 +92,10 @@ def test_the_factory_goes_on_without_loss_when_its_broker_is_killed_or_drained(t
 
     try:
         until(lambda: grown(dict.fromkeys(FLOWING, 0)), 120, child, "examples")
-        first = address(data)
+        first, begun = address(data), started(data)
         os.kill(first["pid"], signal.SIGKILL)
         until(lambda: another(first), 60, child, "another broker after the first was killed")
+        until(lambda: started(data) != begun, 60, child, "processes on it, once it was fed and its limit was set")
         second, before = address(data), rows(data)
         ballast(data)
         until(lambda: another(second), 120, child, "another broker after the second had grown too large")
