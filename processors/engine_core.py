@@ -17,7 +17,10 @@ from schemas.settings import Settings
 
 
 class Sampled(msgspec.Struct, frozen=True):
-    """One finished request: its tokens, or for a scored one the log-probs of its prompt."""
+    """One finished request: its tokens, or for a scored one the log-probs of its prompt.
+
+    `text` is there for a request with stop strings; of another the caller makes it.
+    """
 
     id: str
     token_ids: list[int]
@@ -81,9 +84,13 @@ class Core:
                 include_stop_str_in_output=bool(request.stop),
                 seed=request.seed,
                 logprobs=0,
+                detokenize=bool(request.stop),
                 output_kind=RequestOutputKind.FINAL_ONLY,
             ),
         )
+        if request.stop:
+            # vLLM decodes each token a second time, to name it beside its log-prob: a tenth of a step of a small model.
+            self._engine.output_processor.request_states[self._external[id_]].logprobs_processor.tokenizer = None
 
     def add_score(self, id_: str, token_ids: list[int], sha: str) -> None:
         """Start a request for the log-probs of a text, 2 to max_len - 1 tokens; ValueError as in add."""
@@ -91,7 +98,11 @@ class Core:
         from vllm.sampling_params import RequestOutputKind
 
         params = SamplingParams(
-            temperature=0.0, max_tokens=1, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY
+            temperature=0.0,
+            max_tokens=1,
+            prompt_logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
         self._add(id_, token_ids, sha, params)
 

@@ -21,6 +21,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from processors.announced import check_bytes, check_place
 from processors.cached import at_hand
 from processors.chat import Chat, resolve
@@ -131,7 +133,10 @@ class VllmEngine:
             seed=request.seed,
             weights=request.weights,
         )
-        return _completion(await self._ask(Job(clipped, score=False)), weights)
+        sampled = await self._ask(Job(clipped, score=False))
+        if not request.stop:
+            sampled = msgspec.structs.replace(sampled, text=self.chat.decode(sampled.token_ids))
+        return _completion(sampled, weights)
 
     async def generate_many(self, requests: Sequence[Request]) -> list[Completion]:
         """Sample responses together; see processors.policy.Engine."""
