@@ -131,15 +131,18 @@ def _is_in(table: DeltaTable, moved: Sequence[Transaction]) -> bool:
 
 
 def first_offsets(name: str, rows: pa.Table) -> dict[str, int]:
-    """The lowest offset of the rows by app id."""
+    """The lowest offset of the rows by app id; rows of no topic have none."""
     found = rows.group_by(["_topic_id", "_partition"]).aggregate([("_offset", "min")]).to_pylist()
-    return {app_id(name, row["_topic_id"], row["_partition"]): row["_offset_min"] for row in found}
+    return {app_id(name, row["_topic_id"], row["_partition"]): row["_offset_min"] for row in found if row["_topic_id"]}
 
 
 def uncovered(name: str, rows: pa.Table, held: Mapping[str, int]) -> pa.Table:
-    """The rows beyond the offsets that the table holds; rows of no topic (under offset -1) are always."""
-    if all(first > held.get(app, -2) for app, first in first_offsets(name, rows).items()):
+    """The rows beyond the offsets that the table holds."""
+    if all(first > held.get(app, -1) for app, first in first_offsets(name, rows).items()):
         return rows
     columns = (rows.column(key).to_pylist() for key in ("_topic_id", "_partition", "_offset"))
-    keep = [offset > held.get(app_id(name, topic, part), -2) for topic, part, offset in zip(*columns, strict=True)]
+    keep = [
+        not topic or offset > held.get(app_id(name, topic, part), -1)
+        for topic, part, offset in zip(*columns, strict=True)
+    ]
     return rows.filter(pa.array(keep))

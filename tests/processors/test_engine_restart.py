@@ -16,10 +16,12 @@ from test_versions import weights
 
 from processors import engine_vllm, policy, sampler
 from processors.announced import WeightsElsewhere, check_place, weights_sha
+from processors.chat import Chat, resolve
 from processors.engine_core import Sampled
 from processors.engine_vllm import VllmEngine
 from processors.policy import Completion, Engine, EngineDied, ProbeFailed, UnknownWeights
 from schemas.messages import Filtered, Weights
+from schemas.settings import PolicySection
 
 IDS = [5, 6, 7]
 
@@ -90,8 +92,8 @@ def open_(make_settings, monkeypatch) -> Iterator[Callable[..., VllmEngine]]:
         """A new process: `room` engines can be built in it."""
         kind = type("Core", (Core,), {"built": [], "broken": staticmethod(broken), "room": room})
         monkeypatch.setattr(engine_vllm, "Core", kind)
-        settings = make_settings("engine.switch_after_s=0.01")
-        made.append(VllmEngine(settings, Announced(*rows), Recorder(), None, on_death=lambda _: None))
+        settings, chat = make_settings("engine.switch_after_s=0.01"), Chat(resolve("tiny"), PolicySection())
+        made.append(VllmEngine(settings, Announced(*rows), Recorder(), chat, on_death=lambda _: None))
         return made[-1]
 
     yield make
