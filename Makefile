@@ -6,8 +6,9 @@ DEMO_MINUTES ?= 10
 demo: .venv/.installed
 	.venv/bin/factory up --for $(DEMO_MINUTES)m
 
-# Two test files at a time (tests/conftest.py groups them); one where all share the cluster that KAFKA_BOOTSTRAP names.
-PYTEST := .venv/bin/pytest --maxfail=5 -n $(if $(KAFKA_BOOTSTRAP),0,2) --dist loadfile --no-loadscope-reorder
+# Three test files at a time (tests/conftest.py groups them), since two cores wait a quarter of the time with two; one
+# where all share the cluster that KAFKA_BOOTSTRAP names.
+PYTEST := .venv/bin/pytest --maxfail=5 -n $(if $(KAFKA_BOOTSTRAP),0,3) --dist loadfile --no-loadscope-reorder
 
 test: check
 	tests/browser/chromium.sh

@@ -121,7 +121,7 @@ def _outlive_orphans(data: Path) -> None:
 
 def _waiting(data: Path) -> str:
     """What its processes say they wait for."""
-    said = [f"{row['stage']} waits {row['waiting']}" for row in status.read_all(data) if row.get("waiting")]
+    said = [f"{row['stage']} waits: {row['waiting']}" for row in status.read_all(data) if row.get("waiting")]
     return f" ({'; '.join(said)})" if said else ""
 
 
