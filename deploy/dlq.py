@@ -97,7 +97,8 @@ def original(settings: Settings, letter: DeadLetter) -> bytes | None:
 
     None where they are nowhere: a line of a file (which is read again at a start), or a row that is not there.
     """
-    if letter.value or not letter.topic or not letter.detail.partition("\n")[0].partition(" bytes, too large")[1]:
+    missing = [line for line in letter.detail.split("\n")[:2] if " bytes, too large" in line]
+    if letter.value or not letter.topic or all(line.startswith("key of ") for line in missing):
         return letter.value if letter.topic else None
     if (topic := BY_NAME.get(letter.topic)) is None:
         return None

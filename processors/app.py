@@ -225,7 +225,7 @@ class Work:
             topic=source.topic,
             partition=source.partition,
             offset=source.offset,
-            input_id=_id_of(record.value or b""),
+            input_id=_id_of(record.value or b"")[:1000],
             key=record.key or b"",
             value=record.value or b"",
             error=str(error)[:1000] or type(error).__name__,

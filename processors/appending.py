@@ -72,12 +72,14 @@ def commit(table: DeltaTable, rows: pa.Table, moved: Sequence[Transaction], fold
         else:
             table.create_write_transaction(added, "append", table.schema(), commit_properties=told)
     except (OSError, DeltaError) as error:
-        refused = isinstance(error, CommitFailedError)
-        if not refused and _is_in(table, moved):
+        table.update_incremental()
+        known = set(pa.table(table.get_add_actions()).column("path").to_pylist()) if added else set()
+        if any(action.path in known for action in added):
             return
-        if folder and (refused or moved):  # without offsets nobody can tell
-            for action in added:
-                (folder / action.path).unlink(missing_ok=True)
+        if not isinstance(error, CommitFailedError) and _is_in(table, moved):
+            return
+        for action in added:
+            (folder / action.path).unlink(missing_ok=True)
         raise
 
 
@@ -124,8 +126,7 @@ def _leaves(
 
 
 def _is_in(table: DeltaTable, moved: Sequence[Transaction]) -> bool:
-    """Whether a commit that raised is there all the same."""
-    table.update_incremental()
+    """Whether the table holds just these offsets."""
     found = [table.transaction_version(one.app_id) == one.version for one in moved]
     return bool(found) and all(found)
 

@@ -4,6 +4,7 @@ Its OpenMP pool belongs to the thread that built it: stepped on another one it r
 request ids, outputs and weight loading end here; nothing above knows vLLM's types.
 """
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -90,7 +91,8 @@ class Core:
         )
         if request.stop:
             # vLLM decodes each token a second time, to name it beside its log-prob: a tenth of a step of a small model.
-            self._engine.output_processor.request_states[self._external[id_]].logprobs_processor.tokenizer = None
+            with contextlib.suppress(AttributeError, KeyError):  # another vLLM may keep it elsewhere
+                self._engine.output_processor.request_states[self._external[id_]].logprobs_processor.tokenizer = None
 
     def add_score(self, id_: str, token_ids: list[int], sha: str) -> None:
         """Start a request for the log-probs of a text, 2 to max_len - 1 tokens; ValueError as in add."""

@@ -69,6 +69,8 @@ def fitting(settings: Settings, letter: DeadLetter) -> DeadLetter:
         if len(encode(letter)) + OVERHEAD_BYTES <= settings.broker.message_max_bytes:
             break
         data: bytes = getattr(letter, name)
+        if len(data) < OVERHEAD_BYTES:
+            break  # it is not what is too large
         told = f"{name} of {len(data)} bytes, too large to be copied: read them where they came from; sha256 "
         detail = f"{told}{hashlib.sha256(data).hexdigest()}\n{letter.detail}"
         letter = msgspec.structs.replace(letter, detail=detail, **{name: b""})

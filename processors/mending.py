@@ -9,6 +9,7 @@ again). What is set aside gets the ending `.damaged` and stays for whoever wants
 
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,8 +29,12 @@ RECENT_MS = 300_000
 """Those of so long before the newest may be set aside too: an idle system writes its files down within a minute."""
 
 
-def mend(table: Path) -> list[str]:
+def mend(table: Path, before: Callable[[], None] = lambda: None) -> list[str]:
     """Set aside what was not written to its end. The caller makes sure that nobody writes.
+
+    Args:
+        table: its directory.
+        before: what has to be done before rows go, should this be interrupted.
 
     Returns:
         Sentences that say what was done; none for a table that is whole.
@@ -40,6 +45,7 @@ def mend(table: Path) -> list[str]:
     since = _recent(table)
     said = _mend_checkpoints(table, since)
     while damage := _damage(table, since):
+        before()
         said += _set_aside(table, *damage)
     return said
 
@@ -104,7 +110,7 @@ def _mend_checkpoints(table: Path, since: int) -> list[str]:
             )
     if newest.exists() and _told(newest) not in checkpoints(table):
         newest.unlink()
-        said.append(f"table {table.name}: the newest checkpoint of its log is gone; no row is lost")
+        said.append(f"table {table.name}: what its log said of its newest checkpoint was wrong; no row is lost")
     return said
 
 

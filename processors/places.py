@@ -151,11 +151,10 @@ class Here:
         Raises:
             Damaged: when that would take rows that were written long ago.
         """
+        saved = self.root.parent / "state" / "offsets.json"
         try:
             with owned(self.root, name, wait_s=0.0):
-                if said := mend(self.root / name):
-                    (self.root.parent / "state" / "offsets.json").unlink(missing_ok=True)
-                return said
+                return mend(self.root / name, lambda: saved.unlink(missing_ok=True))
         except TableBusy:
             return []
         except ValueError as error:
@@ -179,11 +178,13 @@ class Here:
 
     def unfinished(self, name: str, keep_s: float) -> "list[Path | Folder]":
         """See Place; the library writes a file as <name>#<number> and gives it its name at the end."""
-        left = [path for path in (self.root / name).rglob("*#*") if re.search(r"#\d+$", path.name)]
-        old = [path for path in left if path.stat().st_mtime < time.time() - keep_s]
-        for path in old:
-            path.unlink()
-        return list(old)
+        gone: list[Path | Folder] = []
+        for path in (self.root / name).rglob("*#*"):
+            with contextlib.suppress(FileNotFoundError):  # its writer lives, and has just given it its name
+                if re.search(r"#\d+$", path.name) and path.stat().st_mtime < time.time() - keep_s:
+                    path.unlink()
+                    gone.append(path)
+        return gone
 
     def size(self, name: str) -> int:
         """See Place."""

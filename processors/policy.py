@@ -42,7 +42,7 @@ class ProbeFailed(RuntimeError):
 
 
 class NothingToServe(Told, RuntimeError):
-    """A worker can serve no announced version: it is at fault and not its input, which stays uncommitted."""
+    """A worker can serve no version that it may use: it is at fault and not its input, which stays uncommitted."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,13 +173,13 @@ def for_good(error: Exception) -> bool:
     return isinstance(error, ProbeFailed | WeightsElsewhere)
 
 
-def none_left(error: Exception) -> Exception:
-    """What ends a worker whose last choice of weights was refused with this error."""
-    if not for_good(error):
-        return error
+def none_left(errors: Sequence[Exception]) -> Exception:
+    """What ends a worker that may use no other weights than those that were refused with these errors (oldest last)."""
+    if late := [error for error in errors if not for_good(error)]:
+        return late[0]
     return NothingToServe(
-        f"{error}. This worker can serve no version that was announced: start it with the policy.path of the factory, "
-        "on a machine that has the same files"
+        f"{errors[-1]}. This worker can serve none of the weights that it may use: start it with the policy.path of "
+        "the factory, on a machine that has the same files"
     )
 
 

@@ -20,7 +20,7 @@ import msgspec
 
 from processors.chat import STEP_END, states_answer
 from processors.cloning import join, jump
-from processors.policy import Completion, Generator, Request, ask_all
+from processors.policy import Completion, Generator, ProbeFailed, Request, UnknownWeights, ask_all, none_left
 from processors.rewrite_check import failure
 from schemas import plugins
 from schemas.messages import Segment, Trace, content_id
@@ -147,11 +147,15 @@ class Rewriter(Words):
 
         Raises:
             Aborted: the engine gave a request up.
-            UnknownWeights, ProbeFailed, EngineDied: the engine's.
+            UnknownWeights, NothingToServe: the base cannot be served.
+            EngineDied: the engine's.
         """
         requests = {place: self._request(place, trace) for place, trace in places.items()}
         asked = {place: request for place, request in requests.items() if request is not None}
-        completions = await ask_all(self.engine, list(asked.values()), "a rewrite")
+        try:
+            completions = await ask_all(self.engine, list(asked.values()), "a rewrite")
+        except (ProbeFailed, UnknownWeights) as error:
+            raise none_left([error]) from error
         told = {place: Told(place.step, "no room") for place in places}
         return told | {place: _told(place, said) for place, said in zip(asked, completions, strict=True)}
 

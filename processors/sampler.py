@@ -33,19 +33,19 @@ def build(settings: Settings, engine: Engine, versions: Catalog, status: Status)
 
     async def handle(prompt: Prompt, _source: object) -> list[Message]:
         refused: dict[str, Message] = {}
-        last: Exception = UnknownWeights("no version was announced: is the topic `weights` readable?")
+        errors: list[Exception] = []
         for weights in reversed(versions.all()):
             try:
                 group = await sample(prompt, weights, settings=settings, engine=engine, chat=chat)
             except (ProbeFailed, UnknownWeights) as error:  # the engine keeps serving the version before
                 refused[weights.sha256] = refusal(STAGE, weights, error)
-                last = error
+                errors.append(error)
                 continue
             status.set(version=weights.version)
             news = [row for sha, row in refused.items() if sha not in told]
             told.update(refused)
             return [group, *news]
-        raise none_left(last) from last
+        raise none_left(errors or [UnknownWeights("no weights were announced: is the topic `weights` readable?")])
 
     attach(app, BY_NAME["prompts"], handle, status, settings, limit=settings.sample.groups_in_flight)
     return app

@@ -43,14 +43,16 @@ def build(settings: Settings, engine: Engine, versions: Catalog, grader: Grader,
 
     async def handle(problem: Problem, _source: object) -> list[Message]:
         rows: dict[str, Message] = {}
+        errors: list[Exception] = []
         while True:
             weights = await pinned(settings, versions, refused=refused | rows.keys())
             try:
                 tree, search = await driver.grow(problem, weights)
                 break
             except (ProbeFailed, UnknownWeights) as error:
+                errors.append(error)
                 if weights.version == 0:
-                    raise none_left(error) from error
+                    raise none_left(errors) from error
                 rows[weights.sha256] = refusal(STAGE, weights, error)  # this tree has the version before
                 if for_good(error):
                     refused.add(weights.sha256)  # and so have later ones

@@ -330,7 +330,7 @@ class DeadLetter(Message, frozen=True, kw_only=True):
     input_id: str = ""
     """The message's id where it could be read."""
     key: bytes = b""
-    """The message's key."""
+    """The message's key; empty where it is too long to be copied: `detail` says so."""
     value: bytes = b""
     """The message's bytes, or the line's; empty where they are too many to be copied: `detail` says so."""
     file: str = ""

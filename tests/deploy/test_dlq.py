@@ -14,6 +14,7 @@ from deploy.feeding import feed_again, save_offsets
 from deploy.reaching import a_broker
 from processors import kafka
 from processors.dataset import Datasets
+from processors.large import OVERHEAD_BYTES, fitting
 from schemas import messages as m
 from schemas.codec import content_sha, encode
 
@@ -148,6 +149,18 @@ def test_bytes_too_large_to_be_copied_come_from_the_row(settings):
     assert dlq.original(settings, msgspec.structs.replace(cut, id=fed_again, offset=77)) == encode(large)
     assert dlq.original(settings, msgspec.structs.replace(cut, topic="no.such.topic")) is None
     assert dlq.original(settings, msgspec.structs.replace(cut, id="another")) is None
+
+
+def test_where_only_the_key_was_too_large_the_bytes_are_all_there(make_settings):
+    limit = make_settings("broker.message_max_bytes=20000")
+    whole = letter("verify", trace(1), 0)
+    for value in (b"", b"no JSON"):
+        short = fitting(limit, msgspec.structs.replace(whole, key=b"k" * 30_000, value=value))
+        assert (short.key, short.value, dlq.original(limit, short)) == (b"", value, value)
+    both = fitting(limit, msgspec.structs.replace(whole, key=b"k" * 30_000, value=b"v" * 30_000))
+    assert (both.key, both.value) == (b"", b"")
+    assert fitting(limit, whole) == whole
+    assert len(encode(both)) + OVERHEAD_BYTES < 20_000
 
 
 def test_no_escape_sequence_is_left():

@@ -19,7 +19,7 @@ from processors.announced import WeightsElsewhere, check_place, weights_sha
 from processors.chat import Chat, resolve
 from processors.engine_core import Sampled
 from processors.engine_vllm import VllmEngine
-from processors.policy import Completion, Engine, EngineDied, ProbeFailed, UnknownWeights
+from processors.policy import Completion, Engine, EngineDied, NothingToServe, ProbeFailed, UnknownWeights
 from schemas.messages import Filtered, Weights
 from schemas.settings import PolicySection
 
@@ -255,3 +255,20 @@ async def test_the_sampler_goes_on_with_the_old_version_and_says_so_in_one_row(o
     (row,) = [row for answer in answers for row in answer if isinstance(row, Filtered)]
     assert (row.stage, row.input_topic, row.input_id) == ("sample", "weights", f"2:{bad.sha256}")
     assert "not sampled from: weights v2" in row.why
+
+
+async def test_a_sampler_that_can_serve_no_version_ends_and_one_without_any_asks_again(
+    open_, folder, monkeypatch
+) -> None:
+    bad = version(folder, 1, -3.0, told=-1.0)
+    engine, kept = open_(bad), []
+    monkeypatch.setattr(sampler, "attach", lambda _app, _topic, handler, *_, **__: kept.append(handler))
+    monkeypatch.setattr(sampler, "stage_app", lambda *_: None)
+    from test_sampler import prompt
+
+    sampler.build(engine._settings, engine, Announced(bad), Recorder())
+    with pytest.raises(NothingToServe, match=r"start it with the policy\.path of the factory"):
+        await kept[0](prompt("a"), None)
+    sampler.build(engine._settings, engine, Announced(), Recorder())
+    with pytest.raises(UnknownWeights, match="no weights were announced"):
+        await kept[1](prompt("a"), None)

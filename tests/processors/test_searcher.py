@@ -118,10 +118,21 @@ async def test_weights_whose_directory_is_late_are_asked_for_again_with_the_next
 async def test_a_base_that_is_refused_for_good_ends_the_worker_and_makes_no_dead_letter(stage):
     driver, handle = stage
     driver.errors |= {sha: WeightsElsewhere("not ours") for sha in "rsb"}
-    with pytest.raises(NothingToServe, match=r"^not ours\. This worker can serve no version .*policy\.path"):
+    with pytest.raises(NothingToServe, match=r"^not ours\. This worker can serve none .*policy\.path"):
         await handle(None, None)
     assert issubclass(NothingToServe, FATAL)
     assert issubclass(UnknownWeights, FATAL)
+
+
+async def test_where_a_directory_is_only_late_the_worker_is_not_told_to_be_wrong(stage):
+    driver, handle = stage
+    driver.errors |= {
+        "r": UnknownWeights("not there yet"),
+        "s": ProbeFailed("other"),
+        "b": WeightsElsewhere("not ours"),
+    }
+    with pytest.raises(UnknownWeights, match=r"^not there yet$"):
+        await handle(None, None)
 
 
 async def test_without_weights_a_search_waits_and_then_says_why(make_settings):
