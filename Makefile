@@ -6,14 +6,15 @@ DEMO_MINUTES ?= 10
 demo: .venv/.installed
 	.venv/bin/factory up --for $(DEMO_MINUTES)m
 
-# Three test files at a time (tests/conftest.py groups them), since two cores wait a quarter of the time with two; one
-# where all share the cluster that KAFKA_BOOTSTRAP names.
-PYTEST := .venv/bin/pytest --maxfail=5 -n $(if $(KAFKA_BOOTSTRAP),0,3) --dist loadfile --no-loadscope-reorder
+# Test files at a time (tests/conftest.py groups them): three fast ones, which wait a quarter of the time, two slow ones;
+# one where all share the cluster that KAFKA_BOOTSTRAP names.
+PYTEST := .venv/bin/pytest --maxfail=5 --dist loadfile --no-loadscope-reorder
+AT_ONCE = $(if $(KAFKA_BOOTSTRAP),0,$(1))
 
 test: check
 	tests/browser/chromium.sh
-	$(PYTEST) tests -m "not slow"
-	$(PYTEST) tests -m slow
+	$(PYTEST) -n $(call AT_ONCE,3) tests -m "not slow"
+	$(PYTEST) -n $(call AT_ONCE,2) tests -m slow
 
 check: .venv/.installed
 	.venv/bin/ruff check .
