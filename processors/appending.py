@@ -137,9 +137,9 @@ def first_offsets(name: str, rows: pa.Table) -> dict[str, int]:
     return {app_id(name, row["_topic_id"], row["_partition"]): row["_offset_min"] for row in found if row["_topic_id"]}
 
 
-def uncovered(name: str, rows: pa.Table, held: Mapping[str, int]) -> pa.Table:
-    """The rows beyond the offsets that the table holds."""
-    if all(first > held.get(app, -1) for app, first in first_offsets(name, rows).items()):
+def uncovered(name: str, rows: pa.Table, first: Mapping[str, int], held: Mapping[str, int]) -> pa.Table:
+    """The rows beyond the offsets that the table holds; `first` are the rows' first_offsets."""
+    if all(offset > held.get(app, -1) for app, offset in first.items()):
         return rows
     columns = (rows.column(key).to_pylist() for key in ("_topic_id", "_partition", "_offset"))
     keep = [

@@ -249,7 +249,7 @@ class Datasets:
             OSError: with errno ENOSPC when the disk is full; nothing was added then.
         """
         # Rows may be of partitions whose offsets this commit does not move: nodes, of which the table has them already.
-        apps = {*offsets, *first_offsets(name, rows)}
+        first = first_offsets(name, rows)
         with self._lock, self.place.failing():
             table, folder = self._writers.setdefault(name, self.table(name)), self.place.folder(name)
             for attempt in range(_ATTEMPTS):
@@ -259,9 +259,9 @@ class Datasets:
                         f"another sink, perhaps on another machine, has written the table {name!r}: nothing is there "
                         "twice, and this sink ends; one sink a table is enough"
                     )
-                held = {app: at for app in apps if (at := table.transaction_version(app)) is not None}
+                held = {app: at for app in {*offsets, *first} if (at := table.transaction_version(app)) is not None}
                 moved = [Transaction(app, offset) for app, offset in offsets.items() if offset > held.get(app, -1)]
-                fresh = rows if missing else uncovered(name, rows, held)
+                fresh = rows if missing else uncovered(name, rows, first, held)
                 if commits is not None:
                     moved.append(Transaction(_sinks(name), commits + 1))
                 if not moved and not fresh.num_rows:
