@@ -1,6 +1,9 @@
 # Two commands do everything: `make demo` and `make test`. Both set up .venv first (seconds when it is already there).
 .PHONY: demo test check crash soak bench bench-train bench-stream bench-studio bench-memory install clean
 
+# Bytecode is kept, also where the environment says otherwise: the factory and its tests start hundreds of processes.
+export PYTHONDONTWRITEBYTECODE :=
+
 DEMO_MINUTES ?= 10
 
 demo: .venv/.installed
