@@ -28,6 +28,7 @@ def test_the_page_is_made_from_the_committed_results():
         "memory",
         "search",
         "stream",
+        "studio",
         "train",
     }
     assert page.PAGE.read_text() == "\n".join([page.HEAD, *map(page.section, results)])
