@@ -1,7 +1,6 @@
-"""Faults of the way to the broker, at full length (run by `make crash`): it hangs for a minute; it is far and resets.
+"""Faults of the way to the broker (run by `make crash`): it hangs for a minute; it is far and resets.
 
-tests/crash/test_faults.py is a shorter one in `make test`. What a disk can do to tables and checkpoints is
-tested where these are.
+What a disk can do to tables and checkpoints is tested where these are.
 """
 
 import os
@@ -37,10 +36,10 @@ def paused(folder: Path, seconds: float) -> str:
     return told
 
 
-def far(folder: Path, latency_s: float, resets: int, between_s: float, pause_s: float = 0.0) -> int:
+def far(folder: Path, latency_s: float, resets: int, between_s: float, pause_s: float) -> int:
     """Everything goes through a slow proxy that cuts all connections now and then. Returns how many it cut.
 
-    With `pause_s` the broker behind it also stops answering for so long.
+    At the end the broker behind it also stops answering, for `pause_s`.
     """
     with proxied(folder / "broker.log", latency_s) as proxy:
         factory = prepared(folder, TREES, GROUPS, *FAR, f'broker.bootstrap="127.0.0.1:{proxy.port}"')
@@ -66,4 +65,4 @@ def test_a_broker_that_hangs_for_a_minute(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(1800)
 def test_a_far_broker_whose_connections_are_reset(tmp_path: Path) -> None:
-    print(far(tmp_path, 0.1, resets=10, between_s=3.0), "connections cut")
+    print(far(tmp_path, 0.1, resets=10, between_s=3.0, pause_s=8.0), "connections cut")
