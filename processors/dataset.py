@@ -24,7 +24,7 @@ from processors.delta_log import Directory, committed_at, transactions
 from processors.owning import TableBusy
 from processors.places import BadPlace, Damaged, Here, Place, Source, There
 from processors.snapshot import connection, quoted, up_to
-from schemas.errors import Told, disk_full
+from schemas.errors import Told, telling_full
 from schemas.messages import Message
 from schemas.settings import Settings
 from schemas.tables import TABLES, from_row
@@ -250,7 +250,7 @@ class Datasets:
         """
         # Rows may be of partitions whose offsets this commit does not move: nodes, of which the table has them already.
         first = first_offsets(name, rows)
-        with self._lock, self.place.failing():
+        with self._lock, self.place.failing(), telling_full(self.root / name):
             table, folder = self._writers.setdefault(name, self.table(name)), self.place.folder(name)
             for attempt in range(_ATTEMPTS):
                 table.update_incremental()
@@ -272,10 +272,6 @@ class Datasets:
                     if attempt == _ATTEMPTS - 1:
                         raise
                     continue
-                except (OSError, DeltaError) as error:
-                    if full := disk_full(error, self.root / name):
-                        raise full from error
-                    raise
                 return fresh.num_rows
         raise AssertionError("unreachable")
 
@@ -302,7 +298,7 @@ class Datasets:
         Raises:
             OSError: with errno ENOSPC when the disk is full; the table is as it was.
         """
-        with self._lock, self.place.failing():
+        with self._lock, self.place.failing(), telling_full(self.root / name):
             table = self._writers.setdefault(name, self.table(name))
             table.update_incremental()
             if len(table.file_uris()) <= files:
@@ -311,10 +307,6 @@ class Datasets:
                 merged = table.optimize.compact(max_concurrent_tasks=1, writer_properties=merging(table))
             except CommitFailedError:
                 return False
-            except (OSError, DeltaError) as error:
-                if full := disk_full(error, self.root / name):
-                    raise full from error
-                raise
             return bool(merged["numFilesRemoved"])
 
     def connect(self, pin: Mapping[str, int] | None = None, *, memory_mb: int = 0) -> duckdb.DuckDBPyConnection:

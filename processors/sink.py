@@ -48,6 +48,7 @@ FULL_S = 5.0
 """Between two attempts to write to a disk that is full."""
 GC_OBJECTS = 100_000
 """A tree is thousands of objects, none in a cycle: looking for cycles among them costs as much as decoding them."""
+
 __all__ = ["Sink", "TableBusy", "heal_nodes", "run"]
 
 

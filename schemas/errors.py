@@ -1,7 +1,9 @@
 """The one kind of error that is meant for the person at the keyboard, the first line of any other, and a full disk."""
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -20,9 +22,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def disk_full(error: BaseException, path: Path) -> OSError | None:
-    """The error of a full disk, with its number and the path, that another (also a library's in Rust) tells of."""
-    for number in DISK_FULL:
-        if getattr(error, "errno", None) == number or f"(os error {number})" in str(error):
-            return OSError(number, os.strerror(number), str(path))
-    return None
+@contextlib.contextmanager
+def telling_full(path: Path) -> Iterator[None]:
+    """An error inside that tells of a full disk (also a library's in Rust) becomes an OSError with number and path."""
+    try:
+        yield
+    except Exception as error:
+        for number in DISK_FULL:
+            if getattr(error, "errno", None) == number or f"(os error {number})" in str(error):
+                raise OSError(number, os.strerror(number), str(path)) from error
+        raise

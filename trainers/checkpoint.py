@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from schemas.errors import Told, disk_full
+from schemas.errors import Told, telling_full
 from schemas.killpoints import passed
 from trainers.model import local
 from trainers.ranks import ALONE, Ranks
@@ -172,12 +172,8 @@ def write_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[s
     Raises:
         OSError: with errno ENOSPC when the disk is full.
     """
-    try:
+    with telling_full(path):
         save_file(tensors, path, metadata)
-    except SafetensorError as error:
-        if full := disk_full(error, path):
-            raise full from error
-        raise
 
 
 def restore(path: Path, model: Any, opt: torch.optim.AdamW, ranks: Ranks = ALONE) -> None:  # noqa: ANN401
