@@ -72,11 +72,7 @@ def commit(table: DeltaTable, rows: pa.Table, moved: Sequence[Transaction], fold
         else:
             table.create_write_transaction(added, "append", table.schema(), commit_properties=told)
     except (OSError, DeltaError) as error:
-        table.update_incremental()
-        known = set(pa.table(table.get_add_actions()).column("path").to_pylist()) if added else set()
-        if any(action.path in known for action in added):
-            return
-        if not isinstance(error, CommitFailedError) and _is_in(table, moved):
+        if _is_in(table, added, [] if isinstance(error, CommitFailedError) else moved):
             return
         for action in added:
             (folder / action.path).unlink(missing_ok=True)
@@ -125,8 +121,12 @@ def _leaves(
             yield path, kind, inside
 
 
-def _is_in(table: DeltaTable, moved: Sequence[Transaction]) -> bool:
-    """Whether the table holds just these offsets."""
+def _is_in(table: DeltaTable, added: Sequence[AddAction | RemoveAction], moved: Sequence[Transaction]) -> bool:
+    """Whether the table has these files now, or (they may be merged already) holds just these offsets."""
+    table.update_incremental()
+    known = set(pa.table(table.get_add_actions()).column("path").to_pylist()) if added else set()
+    if any(action.path in known for action in added):
+        return True
     found = [table.transaction_version(one.app_id) == one.version for one in moved]
     return bool(found) and all(found)
 
