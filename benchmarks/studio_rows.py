@@ -20,7 +20,8 @@ from benchmarks.cloning import grown, step
 from processors.chat import resolve
 from processors.dataset import Datasets, app_id
 from processors.linearizer import traces
-from processors.rows import Place, message_rows, node_rows
+from processors.nodes import node_rows
+from processors.rows import Place, message_rows
 from schemas import messages as m
 from schemas.replay import Replay
 from schemas.settings import Settings
@@ -110,8 +111,7 @@ def _write(datasets: Datasets, messages: Iterable[m.Message], rows: int, size: i
         made = message_rows(chunk, places, TABLES[topic.table])
         written = {topic.table: made}
         if topic.table == "trees":
-            trees = [message for message in chunk if isinstance(message, m.Tree)]
-            written["nodes"] = node_rows(trees, places, TABLES["nodes"], made)
+            written["nodes"] = node_rows(made)
         at, commits = at + len(chunk), commits + 1
         for name, batch in written.items():
             datasets.append(name, pa.Table.from_batches([batch]), {app_id(name, "bench", 0): at - 1})

@@ -60,12 +60,6 @@ def fields(messages: Sequence[m.Message], schema: pa.Schema) -> "list[pa.Array[A
     return [column(part, schema.field(name).type) for part, name in zip(parts, names, strict=True)]
 
 
-def repeated(array: "pa.Array[Any]", counts: Sequence[int]) -> "pa.Array[Any]":
-    """Each value as often as its count says."""
-    places: pa.Array[Any] = pa.array(np.repeat(np.arange(len(counts)), counts))
-    return array.take(places)
-
-
 def times(milliseconds: Sequence[int]) -> "pa.Array[Any]":
     """Timestamps (us, UTC) from milliseconds since the epoch."""
     microseconds = pa.array([min(max(ms, 0), LATEST_MS) * 1000 for ms in milliseconds], pa.int64())

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from processors import columns
 from schemas import messages as m
-from schemas.tables import SCHEMA_VERSION, TABLES
+from schemas.tables import SCHEMA_VERSION
 from schemas.topics import message_id
 
 Taken = Literal["new", "copy", "losing", "covered"]
@@ -45,15 +45,6 @@ def message_batch(message: m.Message, place: Place, schema: pa.Schema) -> pa.Rec
     return message_rows([message], [place], schema)
 
 
-def node_batch(tree: m.Tree, place: Place, schema: pa.Schema) -> pa.RecordBatch:
-    """One row for each node of a tree.
-
-    Raises:
-        Unwritable: for values that have no place in the columns.
-    """
-    return node_rows([tree], [place], schema)
-
-
 def message_rows(messages: Sequence[m.Message], places: Sequence[Place], schema: pa.Schema) -> pa.RecordBatch:
     """A row for each message; all are of one type, and there is at least one.
 
@@ -62,36 +53,6 @@ def message_rows(messages: Sequence[m.Message], places: Sequence[Place], schema:
     """
     with _fitting():
         return pa.record_batch([*columns.fields(messages, schema), *_meta(places)], schema=schema)
-
-
-def node_rows(
-    trees: Sequence[m.Tree], places: Sequence[Place], schema: pa.Schema, trees_rows: pa.RecordBatch | None = None
-) -> pa.RecordBatch:
-    """A row for each node of each tree.
-
-    Args:
-        trees: at least one.
-        places: theirs.
-        schema: of `nodes`.
-        trees_rows: `message_rows` of the same trees, where they were made: their nodes are not converted twice.
-
-    Raises:
-        Unwritable: for values that have no place in the columns.
-    """
-    counts = [len(tree.nodes) for tree in trees]
-    with _fitting():
-        made = message_rows(trees, places, TABLES["trees"]) if trees_rows is None else trees_rows
-        nodes: Any = made.column("nodes")
-        shared = [
-            pa.array([tree.id for tree in trees]),
-            pa.array([tree.problem.id for tree in trees]),
-            pa.array([tree.problem.source for tree in trees]),
-            pa.array([tree.policy_version for tree in trees], pa.int64()),
-            *_meta(places),
-        ]
-        each = [columns.repeated(array, counts) for array in shared]
-        correct = pa.array([right for tree in trees for right in paths_correct(tree.nodes)], pa.bool_())
-        return pa.record_batch([*each[:4], *nodes.values.flatten(), correct, *each[4:]], schema=schema)
 
 
 def _meta(places: Sequence[Place]) -> list[Any]:
@@ -115,20 +76,6 @@ def _fitting() -> Iterator[None]:
         raise Unwritable(f"does not fit the table: {error}") from error
 
 
-def paths_correct(nodes: list[m.Node]) -> list[bool]:
-    """For each node: does a correct terminal lie in its subtree, itself included? Parents come before children."""
-    places = {node.id: at for at, node in enumerate(nodes)}
-    correct = [False] * len(nodes)
-    for at, node in enumerate(nodes):
-        if node.terminal and node.verdict == "correct":
-            here, parent = at, places.get(node.parent, -1)
-            correct[here] = True
-            while 0 <= parent < here and not correct[parent]:
-                here, parent = parent, places.get(nodes[parent].parent, -1)
-                correct[here] = True
-    return correct
-
-
 class Waiting(msgspec.Struct):
     """A message on its way into a table."""
 
@@ -146,7 +93,6 @@ class Buffer:
         shas: content sha by id, of the committed rows.
         offsets: last committed offset by app id.
         commits: how many commits of sinks the table has.
-        nodes: of a table of trees: the buffer that their nodes go into.
     """
 
     def __init__(
@@ -155,10 +101,8 @@ class Buffer:
         shas: dict[str, str],
         offsets: Mapping[str, int],
         commits: int = 0,
-        nodes: "Buffer | None" = None,
     ) -> None:
         self.schema = schema
-        self.nodes = nodes
         self.shas = shas
         self.committed = dict(offsets)
         self.commits = commits
@@ -184,12 +128,8 @@ class Buffer:
         self._waiting[key] = waiting
         self._unconverted += size
         self.size += size
-        for buffer in self._both():
-            buffer._ids.add(key)  # noqa: SLF001 - of the same class
-            buffer.shas[key] = waiting.place.sha
-
-    def _both(self) -> "list[Buffer]":
-        return [self] if self.nodes is None else [self, self.nodes]
+        self._ids.add(key)
+        self.shas[key] = waiting.place.sha
 
     def due(self, key: str) -> bool:
         """Whether to convert before a message with this id is judged: enough waits, or its first copy does."""
@@ -210,19 +150,14 @@ class Buffer:
         try:
             self._take([one])
         except Unwritable as error:
-            for buffer in self._both():
-                buffer._ids.discard(message_id(one.message))  # noqa: SLF001 - of the same class
-                buffer.shas.pop(message_id(one.message), None)
+            self._ids.discard(message_id(one.message))
+            self.shas.pop(message_id(one.message), None)
             return [(one, error)]
         return []
 
     def _take(self, waiting: Sequence[Waiting]) -> None:
         messages, places = [one.message for one in waiting], [one.place for one in waiting]
-        rows = message_rows(messages, places, self.schema)
-        if self.nodes is not None:
-            trees = [message for message in messages if isinstance(message, m.Tree)]
-            self.nodes._batches.append(node_rows(trees, places, self.nodes.schema, rows))  # noqa: SLF001
-        self._batches.append(rows)
+        self._batches.append(message_rows(messages, places, self.schema))
 
     def hand_over(self) -> tuple[pa.Table, dict[str, int]]:
         """What waits, as one table, and the offsets it reaches; the buffer is empty then."""

@@ -24,8 +24,9 @@ from processors import kafka
 from processors.dataset import COMPACT_FILES, Datasets, app_id
 from processors.failures import Share, TooManyLetters
 from processors.large import fitting, unpacked
+from processors.nodes import nodes_of
 from processors.owning import TableBusy, owned
-from processors.rows import Buffer, Place, Waiting, node_batch
+from processors.rows import Buffer, Place, Waiting
 from processors.status import Status
 from processors.stopping import stop_event
 from schemas import messages as m
@@ -91,8 +92,6 @@ class Sink:
             heal_nodes(datasets)
         held = datasets.held(_tables(topics))
         self.buffers = {name: Buffer(TABLES[name], *known) for name, known in held.items()}
-        if "trees" in topics:
-            self.buffers["trees"].nodes = self.buffers["nodes"]
         self.tidy = time.monotonic()
         self.ids: dict[str, str] = {}
         self.address = ""
@@ -291,6 +290,8 @@ class Sink:
             letter.get(timeout=30)
         self.letters = []
         self._job = {name: buffer.hand_over() for name, buffer in self.buffers.items() if buffer.offsets}
+        if {"trees", "nodes"} <= self._job.keys():  # the nodes lie in the rows of their trees until they are written
+            self._job["nodes"] = (self._job["trees"][0], self._job["nodes"][1])
         self._writing = self._thread.submit(self._write)
 
     def settle(self) -> None:
@@ -303,8 +304,9 @@ class Sink:
 
     def _write(self) -> None:
         """`trees` is committed before `nodes`; a crash between the two is healed at the next start."""
-        for name, (rows, offsets) in list(self._job.items()):
+        for name, (taken, offsets) in list(self._job.items()):
             buffer = self.buffers[name]
+            rows = nodes_of(taken) if name == "nodes" else taken
             with self.status.in_flight:
                 self.datasets.append(name, rows, offsets, buffer.commits)
             buffer.done(offsets)
@@ -324,25 +326,11 @@ def heal_nodes(datasets: Datasets) -> None:
     """Write the nodes of trees that have none (a crash between the two commits, perhaps on a broker that is gone)."""
     held = datasets.held(["nodes"])["nodes"]
     bare = "NOT EXISTS (SELECT 1 FROM nodes WHERE tree_id = trees.id AND nodes._sha = trees._sha)"
-    missing = [_nodes_of(row) for row in datasets.rows("trees", bare)]
+    trees = (pa.RecordBatch.from_pylist([row], TABLES["trees"]) for row in datasets.rows("trees", bare))
+    rows = nodes_of(pa.Table.from_batches(trees, TABLES["trees"]))
     moved = {f"nodes:{app.removeprefix('trees:')}": offset for app, offset in datasets.offsets("trees").items()}
-    rows = pa.Table.from_batches([batch for batch in missing if batch.num_rows], schema=TABLES["nodes"])
     if rows.num_rows or any(offset > held.offsets.get(app, -1) for app, offset in moved.items()):
         datasets.append("nodes", rows, moved, held.commits, missing=True)
-
-
-def _nodes_of(row: dict[str, Any]) -> pa.RecordBatch:
-    from schemas.tables import from_row
-
-    place = Place(
-        topic=row["_topic"],
-        topic_id=row["_topic_id"],
-        partition=row["_partition"],
-        offset=row["_offset"],
-        time_ms=int(row["_time"].timestamp() * 1000),
-        sha=row["_sha"],
-    )
-    return node_batch(from_row(row, m.Tree), place, TABLES["nodes"])
 
 
 def _tables(topics: list[str]) -> list[str]:

@@ -13,7 +13,8 @@ import pyarrow as pa
 from processors import linearizer, verifier
 from processors.dataset import Datasets, app_id
 from processors.grading import Grader
-from processors.rows import Place, message_batch, node_batch
+from processors.nodes import node_rows
+from processors.rows import Place, message_batch
 from schemas import messages as m
 from schemas.codec import content_sha, encode
 from schemas.settings import Settings
@@ -107,7 +108,8 @@ def write(datasets: Datasets, messages: Sequence[m.Message]) -> None:
     pairs = list(zip(messages, places, strict=True))
     _commit(datasets, topic.table, topic.name, [message_batch(one, at, TABLES[topic.table]) for one, at in pairs])
     if topic.table == "trees":
-        _commit(datasets, "nodes", topic.name, [node_batch(one, at, TABLES["nodes"]) for one, at in pairs])
+        batches = [node_rows(message_batch(one, at, TABLES["trees"])) for one, at in pairs]
+        _commit(datasets, "nodes", topic.name, batches)
 
 
 def place(topic: str, offset: int, message: m.Message) -> Place:

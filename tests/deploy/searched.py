@@ -10,7 +10,8 @@ from forest import grown, problem
 from processors import linearizer, verifier
 from processors.dataset import Datasets, app_id
 from processors.grading import Grader
-from processors.rows import Place, message_batch, node_batch
+from processors.nodes import node_rows
+from processors.rows import Place, message_batch
 from schemas.codec import content_sha, encode
 from schemas.messages import Example, Message, Trace, Tree
 from schemas.settings import Settings
@@ -25,9 +26,10 @@ def append(datasets: Datasets, messages: list[Message]) -> None:
         Place(topic=topic.name, topic_id="u", partition=0, offset=at, time_ms=at, sha=content_sha(encode(one)))
         for at, one in enumerate(messages)
     ]
-    makers = {topic.table: message_batch, **({"nodes": node_batch} if topic.message is Tree else {})}
-    for name, batch in makers.items():
-        batches = [batch(one, place, TABLES[name]) for one, place in zip(messages, places, strict=True)]
+    rows = {topic.table: [message_batch(*pair, TABLES[topic.table]) for pair in zip(messages, places, strict=True)]}
+    if topic.message is Tree:
+        rows["nodes"] = list(map(node_rows, rows["trees"]))
+    for name, batches in rows.items():
         found = pa.Table.from_batches(batches, schema=TABLES[name])
         datasets.append(name, found, {app_id(name, "u", 0): len(messages) - 1})
 

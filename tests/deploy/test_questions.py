@@ -8,7 +8,8 @@ import pytest
 from deploy import sql
 from processors.dataset import Datasets, app_id
 from processors.linearizer import traces
-from processors.rows import Place, message_batch, node_batch
+from processors.nodes import node_rows
+from processors.rows import Place, message_batch
 from schemas import messages as m
 from schemas.codec import content_sha, encode
 from schemas.search_settings import LinearizeSection
@@ -89,7 +90,7 @@ def settings(make_settings):
         return Place(topic="x", topic_id="u", partition=0, offset=offset, time_ms=0, sha=sha)
 
     keep("trees", [message_batch(TREE, place(1, sha), TABLES["trees"])])
-    keep("nodes", [node_batch(TREE, place(1, sha), TABLES["nodes"])])
+    keep("nodes", [node_rows(message_batch(TREE, place(1, sha), TABLES["trees"]))])
     keep("traces", [message_batch(one, place(at + 1), TABLES["traces"]) for at, one in enumerate(told)])
     return made
 

@@ -14,7 +14,8 @@ from rich.console import Console
 from deploy import show
 from deploy.cli import app
 from processors.dataset import Datasets, app_id
-from processors.rows import Place, message_batch, node_batch
+from processors.nodes import node_rows
+from processors.rows import Place, message_batch
 from schemas import messages as m
 from schemas.load import load
 from schemas.replay import Replay
@@ -46,7 +47,7 @@ class Written:
             )
             self.rows[table].append(message_batch(message, place, TABLES[table]))
             if table == "trees":
-                self.rows.setdefault("nodes", []).append(node_batch(message, place, TABLES["nodes"]))
+                self.rows.setdefault("nodes", []).append(node_rows(message_batch(message, place, TABLES["trees"])))
 
     def write(self):
         for table, batches in self.rows.items():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processors.rows import Buffer, Place, Unwritable, Waiting, message_rows, node_rows
+from processors.rows import Buffer, Place, Unwritable, Waiting, message_rows
 from schemas import messages as m
 from schemas.tables import META, TABLES, to_row
 
@@ -47,20 +47,6 @@ def test_the_columns_of_messages_are_their_rows(messages):
     assert [(row["_partition"], row["_offset"], row["_sha"]) for row in rows] == [
         (3, at, f"sha{at}") for at in range(len(rows))
     ]
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.lists(TREES, min_size=1, max_size=3))
-def test_the_nodes_of_trees_are_their_rows_with_what_the_tree_says(trees):
-    places = [place(at) for at in range(len(trees))]
-    rows = node_rows(trees, places, TABLES["nodes"], message_rows(trees, places, TABLES["trees"])).to_pylist()
-    expected = [
-        to_row(node) | {"tree_id": tree.id, "problem_id": tree.problem.id, "source": tree.problem.source, "_offset": at}
-        for at, tree in enumerate(trees)
-        for node in tree.nodes
-    ]
-    assert [{name: row[name] for name in want} for row, want in zip(rows, expected, strict=True)] == expected
-    assert rows == node_rows(trees, places, TABLES["nodes"]).to_pylist()
 
 
 @pytest.mark.parametrize("time_ms", [-1, 0, 10**18])

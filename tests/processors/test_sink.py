@@ -12,7 +12,6 @@ from deltalake import DeltaTable
 from deploy.broker import EmbeddedBroker
 from processors import kafka, sink
 from processors.dataset import Datasets, app_id
-from processors.rows import paths_correct
 from processors.status import Status
 from schemas import messages as m
 from schemas.codec import decode, encode
@@ -114,11 +113,6 @@ def test_nodes_say_on_which_side_of_the_tree_they_lie(quick, send_all):
             "select id, path_correct, tree_id, problem_id, source from nodes order by id",
             [(at, at != 1, "t1", "p1", "s") for at in range(4)],
         )
-
-
-def test_a_node_with_a_wild_parent_does_no_harm():
-    wild = [node(0, 5, terminal=True, verdict="correct"), node(1, 1, terminal=True, verdict="correct"), node(2, -7)]
-    assert paths_correct(wild) == [True, True, False]
 
 
 def test_copies_are_skipped_and_losing_copies_counted_apart(quick, send_all):

@@ -8,7 +8,8 @@ from tokenizers import Tokenizer
 
 from processors.chat import resolve
 from processors.dataset import Datasets, app_id
-from processors.rows import Place, message_batch, node_batch
+from processors.nodes import node_rows
+from processors.rows import Place, message_batch
 from schemas import messages as m
 from schemas.tables import TABLES
 from schemas.topics import BY_MESSAGE
@@ -142,7 +143,7 @@ def write(datasets, messages, first=0):
     batches = [message_batch(one, place, TABLES[table]) for one, place in zip(messages, places, strict=True)]
     datasets.append(table, pa.Table.from_batches(batches), {app_id(table, "u", 0): first + len(messages) - 1})
     if table == "trees":
-        nodes = [node_batch(one, place, TABLES["nodes"]) for one, place in zip(messages, places, strict=True)]
+        nodes = list(map(node_rows, batches))
         datasets.append("nodes", pa.Table.from_batches(nodes), {app_id("nodes", "u", 0): first + len(messages) - 1})
 
 
