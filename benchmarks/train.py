@@ -38,7 +38,7 @@ from processors.chat import resolve
 
 ROOT = Path(__file__).parent.parent
 CORES = 2
-OUR_SFT_VARIANTS = ((), ("compiled",))
+OUR_VARIANTS = ((), ("compiled",))
 SFT_VARIANTS = (("packed",), ("padded", "18"), ("eager", "10"), ("eager", "10", "compiled"))
 RL_VARIANTS = (("transformers", "1"), ("transformers", "4"))
 LIMIT_S = 600.0
@@ -161,7 +161,7 @@ def compare(kind: str, folder: str, job: Job, theirs: Path, rounds: int) -> list
     }
     ours = [sys.executable, "-m", "benchmarks.train_ours", kind, folder]
     if kind == "sft":
-        commands = {"_".join(["sft", *more]): [*ours, *more] for more in OUR_SFT_VARIANTS} | commands
+        commands = {"_".join(["sft", *more]): [*ours, *more] for more in OUR_VARIANTS} | commands
     held: list[Held] = []
     found: list[dict[str, Side]] = []
     try:
@@ -170,10 +170,9 @@ def compare(kind: str, folder: str, job: Job, theirs: Path, rounds: int) -> list
             held[-1].turn()  # of warm steps: nobody else works while one compiles
         for _ in range(rounds):
             found.append({side.name: side.turn() for side in held})
-            if kind == "rl":
-                factory = Held("rl", ours, 1)
-                held.append(factory)
-                found[-1]["rl"] = factory.turn()
+            for more in OUR_VARIANTS if kind == "rl" else ():
+                held.append(factory := Held("_".join(["rl", *more]), [*ours, *more], 1))
+                found[-1][factory.name] = factory.turn()
                 held.remove(factory)
                 factory.close()
     finally:

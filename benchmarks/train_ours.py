@@ -4,7 +4,8 @@
   with sft.compile;
 - rl: `factory up` with the stages that RL needs (sample, verify, sink, prompts, rl) on the embedded broker and the real
   engine: the sampler and the trainer have a thread each, and what is beside them (broker, grader, tables) takes its
-  part of the two cores. The clock starts `WARM_S` after the first step, when what was sampled before is used up.
+  part of the two cores. The clock starts `WARM_S` after the first step, when what was sampled before is used up;
+  `compiled`: the engine's model is.
 
     python -m benchmarks.train_ours {sft|rl} WORK [compiled]
 """
@@ -30,8 +31,8 @@ EVERY_PROBLEM = "select id, 0.5 as pass_rate, 'benchmark' as why from problems"
 
 def main() -> None:
     """Run one side: a turn for each line of stdin, and a JSON object for each turn."""
-    kind, folder = sys.argv[1], Path(sys.argv[2])
-    turns = sft(folder, compiled="compiled" in sys.argv[3:]) if kind == "sft" else (rl(folder) for _ in range(1))
+    kind, folder, compiled = sys.argv[1], Path(sys.argv[2]), "compiled" in sys.argv[3:]
+    turns = sft(folder, compiled=compiled) if kind == "sft" else (rl(folder, compiled=compiled) for _ in range(1))
     while sys.stdin.readline():
         print(json.dumps(next(turns)), flush=True)
 
@@ -61,13 +62,14 @@ def sft(folder: Path, *, compiled: bool = False) -> Iterator[dict[str, Any]]:
         yield {"seconds": time.perf_counter() - began, "tokens": tokens, "steps": steps}
 
 
-def settings(folder: Path, job: Job) -> Settings:
+def settings(folder: Path, job: Job, *, compiled: bool) -> Settings:
     """Those of the running factory: online RL from version 0 on every problem, at the job's sizes."""
     flags = {
         "factory.data": folder / "data",
         "factory.stages": json.dumps(STAGES),
         "policy.path": job.model,
         "engine.max_model_len": 512,
+        "engine.args.enforce_eager": not compiled,
         "prompts.start": "weights",
         "prompts.sql": EVERY_PROBLEM,
         "sample.group": job.group,
@@ -83,13 +85,13 @@ def settings(folder: Path, job: Job) -> Settings:
     return load(environment={}, flags=[f"{name}={value}" for name, value in flags.items()])
 
 
-def rl(folder: Path) -> dict[str, Any]:
+def rl(folder: Path, *, compiled: bool) -> dict[str, Any]:
     """Samples and seconds of the steps while the clock ran, and what was sampled meanwhile."""
     from deploy.local import Factory
 
     job, _, problems = read(folder)
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        chosen = settings(Path(place), job)
+        chosen = settings(Path(place), job, compiled=compiled)
         clock = Clock(chosen, problems, job.seconds)
         Factory(chosen).run(600.0, clock.tick)
         return measured(Path(chosen.factory.data), clock.began)

@@ -40,7 +40,8 @@ class Core:
 
     def __init__(self, settings: Settings, path: str) -> None:
         cuda = torch.cuda.is_available()
-        prepare_environment(settings.engine.threads, cuda=cuda)
+        eager = bool(settings.engine.args.get("enforce_eager", True))
+        prepare_environment(settings.engine.threads, cuda=cuda, eager=eager)
         if not cuda:
             torch.set_num_threads(settings.engine.threads)  # of the calling thread, which is the one that steps
         from vllm import EngineArgs

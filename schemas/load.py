@@ -111,7 +111,9 @@ def _set(merged: dict[str, Any], section: str, key: str, text: str, origin: str)
 
 
 def _value(text: str) -> Any:  # noqa: ANN401 - whatever TOML says
-    """`text` as a TOML value where it is one ('8', 'true', '[1]'), else as it stands."""
+    """`text` as a TOML value where it is one ('8', 'true', '[1]'; Python's True as well), else as it stands."""
+    if text in {"True", "False"}:
+        return text == "True"
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):

@@ -75,7 +75,8 @@ def test_our_sft_side_counts_the_tokens_of_the_timed_steps(tmp_path):
 
 def test_the_factory_of_the_rl_side_has_its_stages_and_sizes(tmp_path):
     job = Job(model=resolve("tiny"), group=4, groups=3, max_tokens=99)
-    chosen = train_ours.settings(tmp_path, job)
+    chosen = train_ours.settings(tmp_path, job, compiled=True)
+    assert chosen.engine.args == {"enforce_eager": False}
     assert set(chosen.factory.stages) == set(train_ours.STAGES)
     assert (chosen.sample.group, chosen.rl.groups, chosen.sample.max_tokens) == (4, 3, 99)
     assert (chosen.rl.threads, chosen.engine.threads) == (1, 1)

@@ -68,6 +68,7 @@ def test_a_text_setting_may_look_like_a_number() -> None:
 def test_engine_arguments_pass_through() -> None:
     settings = load(None, {"FACTORY_ENGINE_ARGS.ENFORCE_EAGER": "true"}, ["engine.args.tensor_parallel_size=2"])
     assert settings.engine.args == {"enforce_eager": True, "tensor_parallel_size": 2}
+    assert load(None, {}, ["engine.args.enforce_eager=False"]).engine.args == {"enforce_eager": False}
 
 
 @given(st.text(max_size=30))
