@@ -1,7 +1,7 @@
 """What vLLM is started with: settings in, environment and engine arguments out.
 
-The flags that only the CPU needs, each for a measured reason: eager execution (a compile takes half a minute of a start
-and gives a fifth more tokens a second: engine.args.enforce_eager = false is for runs of hours), no chunked prefill
+The flags that only the CPU needs, each for a measured reason: eager execution (a compile takes 20 s of a start and
+gives a fifth more tokens a second: engine.args.enforce_eager = false is for runs of hours), no chunked prefill
 (seeded requests crash with it there), prefix-cache blocks of 32 tokens (the default of 128 is longer than most
 prompts), a cache size in bytes (the default takes most of the machine), an explicit number of threads.
 """

@@ -64,7 +64,8 @@ def _paths_correct(tree_of: Any, ids: Any, parents: Any, right: Any) -> Any:  # 
 
 
 def _above(tree_of: Any, ids: Any, parents: Any) -> Any:  # noqa: ANN401 - numpy's arrays
-    """The place of each node's parent, -1 = none."""
+    """The place of each node's parent, -1 = none; of two nodes with one id in a tree, the later is meant."""
+    # An id is known by its rank among all, so that (tree, id) is one number and all parents are found by one search.
     known, of_id = np.unique(ids, return_inverse=True)
     of_parent = np.searchsorted(known, parents).clip(max=max(len(known) - 1, 0))
     keys, wanted = tree_of * len(known) + of_id, tree_of * len(known) + of_parent
