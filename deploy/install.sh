@@ -27,7 +27,8 @@ elif [ -z "${INSTALL_FOR:-}" ]; then torch=(--torch-backend auto); fi  # asks th
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 # Bytecode is made once, here, ours at the end: an engine imports 4,000 modules, and without it starts 10 s later.
-if ! VIRTUAL_ENV=.venv .venv/bin/uv pip install --quiet --compile-bytecode "${torch[@]}" "${constraints[@]}" -e ".[$extras]" 2>"$log"; then
+export UV_COMPILE_BYTECODE="${UV_COMPILE_BYTECODE:-1}"
+if ! VIRTUAL_ENV=.venv .venv/bin/uv pip install --quiet "${torch[@]}" "${constraints[@]}" -e ".[$extras]" 2>"$log"; then
   cat "$log" >&2
   if grep -q 'torch==' "$log"; then
     echo "install: the CPU build torch==2.13.0+cpu was not found; set PIP_FIND_LINKS to a folder that holds its wheel, or open the way to PyTorch's package index" >&2
