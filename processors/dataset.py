@@ -208,7 +208,7 @@ class Datasets:
         return {app: offset for app, offset in held.items() if app != _sinks(name)}
 
     def held(self, names: Iterable[str]) -> dict[str, Held]:
-        """What a sink has to know of its tables, each as of one version (of nodes no ids: they come with their trees)."""
+        """What a sink has to know of its tables, each as of one version; nodes have no ids of their own to know."""
         pin = self.versions()
         with self.connect(pin) as connection:
             shas = {name: {} if name == "nodes" else _shas(connection, name) for name in names}
