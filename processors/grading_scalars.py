@@ -124,7 +124,10 @@ def _inequalities(gold: str, answer: str) -> bool | None:
         return None
     if len(signs[0]) != 1 or len(signs[1]) != 1:
         return False if not signs[0] or not signs[1] else None
-    (left, right), (one, other) = (split(text, "<", ">", r"\le", r"\ge", r"\ne") for text in (gold, answer))
+    sides = [split(text, "<", ">", r"\le", r"\ge", r"\ne") for text in (gold, answer)]
+    if any(len(parts) != 2 for parts in sides):  # a sign within a bracket that is open, or closed before it
+        return None
+    (left, right), (one, other) = sides
     direction = algebra.scaled((left, right), (one, other))
     if direction is None:
         return None
