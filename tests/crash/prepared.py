@@ -106,10 +106,10 @@ def write(datasets: Datasets, messages: Sequence[m.Message]) -> None:
     topic = BY_MESSAGE[type(messages[0])]
     places = [place(topic.name, at, message) for at, message in enumerate(messages)]
     pairs = list(zip(messages, places, strict=True))
-    _commit(datasets, topic.table, topic.name, [message_batch(one, at, TABLES[topic.table]) for one, at in pairs])
+    batches = [message_batch(one, at, TABLES[topic.table]) for one, at in pairs]
+    _commit(datasets, topic.table, topic.name, batches)
     if topic.table == "trees":
-        batches = [node_rows(message_batch(one, at, TABLES["trees"])) for one, at in pairs]
-        _commit(datasets, "nodes", topic.name, batches)
+        _commit(datasets, "nodes", topic.name, list(map(node_rows, batches)))
 
 
 def place(topic: str, offset: int, message: m.Message) -> Place:

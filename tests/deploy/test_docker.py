@@ -197,7 +197,7 @@ def test_the_steps_of_the_cpu_image_make_a_factory_without_its_tests(tmp_path) -
     hidden = [line.removeprefix("**/") for line in IGNORED if line.startswith("**/")]
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("FACTORY_", "VIRTUAL_ENV"))
-    }
+    } | {"UV_COMPILE_BYTECODE": "0"}
     skipped = False
     for step in STEPS:
         if step.cmd == "FROM":
@@ -218,9 +218,8 @@ def test_the_steps_of_the_cpu_image_make_a_factory_without_its_tests(tmp_path) -
                 else:
                     shutil.copy(ROOT / source, place)
         elif step.cmd == "RUN" and "install.sh" in step.value[0]:
-            quick = environment | {"UV_COMPILE_BYTECODE": "0"}
             done = subprocess.run(
-                ["sh", "-c", step.value[0]], cwd=folder, env=quick, check=False, capture_output=True, text=True
+                ["sh", "-c", step.value[0]], cwd=folder, env=environment, check=False, capture_output=True, text=True
             )
             assert done.returncode == 0, done.stderr
     tools = folder / ".venv" / "bin"

@@ -47,7 +47,7 @@ class Written:
             )
             self.rows[table].append(message_batch(message, place, TABLES[table]))
             if table == "trees":
-                self.rows.setdefault("nodes", []).append(node_rows(message_batch(message, place, TABLES["trees"])))
+                self.rows.setdefault("nodes", []).append(node_rows(self.rows[table][-1]))
 
     def write(self):
         for table, batches in self.rows.items():
