@@ -39,7 +39,13 @@ from processors.chat import resolve
 ROOT = Path(__file__).parent.parent
 CORES = 2
 OUR_VARIANTS = ((), ("compiled",))
-SFT_VARIANTS = (("packed",), ("padded", "18"), ("eager", "10"), ("eager", "10", "compiled"))
+SFT_VARIANTS = (
+    ("packed",),
+    ("padded", "18"),
+    ("eager", "10"),
+    ("eager", "10", "compiled"),
+    ("eager", "38", "compiled", "by32"),
+)
 RL_VARIANTS = (("transformers", "1"), ("transformers", "4"))
 LIMIT_S = 600.0
 ROUNDS = {"sft": 7, "rl": 3}

@@ -5,7 +5,7 @@ choice, several are variants and the fastest is compared with:
 
 - sft padded: batches of rows of like length (group_by_length), padded; NUMBER rows a micro-batch;
 - sft eager: the same with eager attention, whose backward pass is faster on a CPU for short rows than SDPA's;
-- `compiled` after NUMBER: the same with torch_compile;
+- `compiled` after NUMBER: the same with torch_compile; `by32`: batches padded to a multiple of 32 tokens, for few shapes;
 - sft packed: best-fit rows of 512 tokens, a row a micro-batch, attention kept apart by position ids (padding-free);
 - grpo transformers: `model.generate`, one generation for each optimizer step (on-policy), or for several;
 
@@ -14,7 +14,7 @@ load_weights there: 'Parameter' object has no attribute 'weight_loader').
 
 No logging, no saving, no evaluation, no reference model (beta 0), the same clip, loss and rewards as ours.
 
-    python -m benchmarks.trl_side {sft|grpo} WORK VARIANT [NUMBER [compiled]]
+    python -m benchmarks.trl_side {sft|grpo} WORK VARIANT [NUMBER [compiled] [by32]]
 """
 
 import json
@@ -130,6 +130,7 @@ def sft(folder: Path, variant: str, number: int) -> None:
         packing_strategy="bfd",
         per_device_train_batch_size=size,
         gradient_accumulation_steps=max(1, round(job.batch_tokens / each)),
+        pad_to_multiple_of=32 if "by32" in sys.argv[5:] else None,
         train_sampling_strategy="random" if packed else "group_by_length",
         max_steps=100_000,
         completion_only_loss=True,

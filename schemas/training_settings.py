@@ -18,15 +18,16 @@ class TrainerSection(Section, frozen=True, kw_only=True):
     """Of torch, a process."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: the matrix products only; the weights stay float32."""
-    packing: Literal["padded", "packed"] = "padded"
-    """A micro-batch: rows of like lengths side by side, or rows end to end as one that attention keeps apart."""
+    packing: Literal["auto", "lines", "padded", "packed"] = "auto"
+    """A micro-batch: 'lines' of rows end to end that attention keeps apart; rows of like lengths side by side; or all
+    as one line. 'auto': lines, where the model joins tokens by attention only, else padded."""
     attention: str = "auto"
     """transformers' name of it, or 'auto' (eager for short contexts on a CPU, else sdpa); with packed rows on a GPU
     flex_attention or flash_attention_2 skip what is masked."""
     checkpointing: bool = False
     """Compute a layer's activations again in the backward pass: less memory, about a third more work."""
     compile: bool = False
-    """torch.compile of each layer; needs a C++ compiler on a CPU."""
+    """torch.compile of the model, layer by layer where ranks share it; needs a C++ compiler on a CPU."""
     publish_s: NotNegative = 0.0
     """Publish at least this often (seconds) where there are new steps; 0 = by steps only."""
 
@@ -46,7 +47,8 @@ class SftSection(TrainerSection, frozen=True, kw_only=True):
     batch_tokens: Count = 4096
     """Tokens of a step."""
     micro_tokens: int = 0
-    """Tokens of a micro-batch, whose gradients are summed to the step's; 0 = batch_tokens."""
+    """Tokens of a micro-batch, padding included, whose gradients are summed to the step's; 0 = the whole step: its
+    tokens and an eighth of padding."""
     max_len: Count = 512
     """Tokens of prompt and response; a longer row is filtered."""
     epochs: Positive = 4.0
@@ -71,7 +73,7 @@ class SftSection(TrainerSection, frozen=True, kw_only=True):
     @property
     def micro(self) -> int:
         """Tokens of a micro-batch."""
-        return self.micro_tokens or self.batch_tokens
+        return self.micro_tokens or self.batch_tokens * 9 // 8
 
 
 class RlSection(TrainerSection, frozen=True, kw_only=True):

@@ -128,7 +128,8 @@ def logps(
     Of each row, by its index, that `train` gives this rank.
     """
     found: dict[int, torch.Tensor] = {}
-    for batch in pack(wanted, settings.micro, settings.packing, rank=ranks.rank, world=ranks.world):
+    how = policy.packing(model, settings.packing)
+    for batch in pack(wanted, settings.micro, how, rank=ranks.rank, world=ranks.world):
         here = batch.to(model.device)
         with torch.no_grad():
             logits = policy.forward(model, here, dtype=settings.dtype)
@@ -165,7 +166,8 @@ def train(
     total = objectives.normaliser([row.trained for row in wanted], parts)
     loss = objectives.loss_of(parts)
     added: dict[str, float] = {"loss": 0.0}
-    for batch in pack(wanted, settings.micro, settings.packing, rank=ranks.rank, world=ranks.world):
+    how = policy.packing(model, settings.packing)
+    for batch in pack(wanted, settings.micro, how, rank=ranks.rank, world=ranks.world):
         here = batch.to(model.device)
         part, sums = loss(_tokens(model, here, parts, settings, fixed), parts, total)
         (part * ranks.world if ranks.world > 1 else part).backward()  # type: ignore[no-untyped-call]

@@ -91,7 +91,10 @@ class Learner:
     def opened(self, base: str) -> Any:  # noqa: ANN401
         """A model as the section wants it, this rank's share of it."""
         model = policy.load(base, attention=self.section.attention, device="cpu" if self.ranks.world > 1 else None)
-        blocks = policy.fit(model, checkpointing=self.section.checkpointing, compiled=self.section.compile)
+        blocks = policy.fit(
+            model, checkpointing=self.section.checkpointing, compiled=self.section.compile, alone=self.ranks.world == 1
+        )
+        policy.packing(model, self.section.packing)  # or it is refused now
         self.ranks.shard(model, blocks)
         return model
 

@@ -5,17 +5,24 @@ works for every causal LM of transformers, with whatever it does to its logits a
 model (ranks.py), a parameter is a DTensor cut along its first dimension; `local` and `whole` hide the difference.
 """
 
+import inspect
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from processors.chat import BadPolicy
 from schemas.errors import first_line
-from trainers.packing import Batch
+from trainers.packing import Batch, Packing
 
 Tensor = torch.Tensor
 BETAS = (0.9, 0.95)
+FULL = "full_attention"
+ATTENTION = frozenset({FULL, "sliding_attention", "chunked_attention"})
+"""transformers' names of the layers that nothing but a mask has to tell where a row ends."""
+ROUND = 256
+"""Trained tokens of a micro-batch are filled up to a multiple of it before the output head."""
 SHORT = 1024
 """Context up to which a CPU is faster with plain matrix products than with SDPA, whose backward pass is slow there."""
 
@@ -27,6 +34,8 @@ def accelerator() -> torch.device:
 
 def prepare(threads: int, seed: int) -> None:
     """Fix the thread count (sums in another order are other sums) and seed torch."""
+    # Read at the first product; the usual 1024 are fewer than a trainer's shapes, whose code would be made again (5 %).
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
 
@@ -59,10 +68,11 @@ def load(directory: str | Path, *, attention: str = "auto", device: str | torch.
     return model.to(place).eval()
 
 
-def fit(model: Any, *, checkpointing: bool, compiled: bool) -> list[torch.nn.Module]:  # noqa: ANN401
-    """Let a model recompute its layers' activations and compile its layers, where asked to. Returns the layers.
+def fit(model: Any, *, checkpointing: bool, compiled: bool, alone: bool = True) -> list[torch.nn.Module]:  # noqa: ANN401
+    """Let a model recompute its layers' activations and compile, where asked to. Returns the layers.
 
-    Layers are compiled one by one (all alike: one compilation) for any shape, so the hook of `forward` stays outside.
+    What is below the output head is compiled as one, for any shape, so the hook of `forward` stays outside; where ranks
+    share the model, layer by layer, which FSDP2 gathers one by one.
     """
     names = set(model._no_split_modules or ())  # noqa: SLF001 - transformers' own mark of what a layer is
     layers = [module for module in model.modules() if type(module).__name__ in names]
@@ -70,8 +80,8 @@ def fit(model: Any, *, checkpointing: bool, compiled: bool) -> list[torch.nn.Mod
         model.gradient_checkpointing_enable({"use_reentrant": False})
         _without_dropout(model)
         model.train()  # transformers recomputes in this mode only
-    for layer in layers if compiled else []:
-        layer.compile(dynamic=True)
+    for part in ([model.base_model] if alone else layers) if compiled else []:
+        part.compile(dynamic=True)
     return layers
 
 
@@ -105,19 +115,59 @@ def forward(model: Any, batch: Batch, *, dtype: str = "float32") -> Tensor:  # n
         batch: on the model's device.
         dtype: 'bfloat16' runs the matrix products in bfloat16 (autocast), the weights stay float32.
     """
+    half = dtype == "bfloat16"
+    spare = -len(batch.at_row) % ROUND  # few shapes: see packing.py
+    at_row, at_col = (torch.nn.functional.pad(at, (0, spare)) for at in (batch.at_row, batch.at_col))
 
     def select(_module: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0][batch.at_row, batch.at_col].unsqueeze(0), *args[1:])
+        return (args[0][at_row, at_col].unsqueeze(0), *args[1:])
 
     handle = model.get_output_embeddings().register_forward_pre_hook(select)
     try:
-        with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+        with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=half):
             # Positions that begin again tell transformers' masks, and its flash kernels, where a document ends.
             place = {} if batch.positions is None else {"position_ids": batch.positions}
+            if batch.positions is not None and _plain(model):
+                place["attention_mask"] = _apart(batch.positions, torch.bfloat16 if half else torch.float32)
             logits: Tensor = model(input_ids=batch.input_ids, use_cache=False, **place).logits
     finally:
         handle.remove()
-    return logits[0].float()
+    return logits[0, : len(batch.at_row)].float()
+
+
+def packing(model: Any, wanted: Literal["auto", Packing]) -> Packing:  # noqa: ANN401
+    """How rows become micro-batches of this model; 'auto' is 'lines' where rows may share a line, else 'padded'.
+
+    Raises:
+        BadPolicy: something other than attention that goes by positions joins this model's tokens, or its attention
+            takes one line of rows only.
+    """
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    attends = model._supports_attention_backend and not model._is_stateful  # noqa: SLF001 - transformers' marks of it
+    attends = attends and kinds <= ATTENTION and "position_ids" in inspect.signature(model.forward).parameters
+    several = model.config._attn_implementation in {"eager", "sdpa", "flex_attention"}  # noqa: SLF001
+    if wanted == "auto":
+        return "padded" if not attends else "lines" if several else "packed"
+    if wanted != "padded" and not (attends and (several or wanted == "packed")):
+        raise BadPolicy(f"packing = {wanted!r} would let the rows of this model see each other: set 'auto'")
+    return wanted
+
+
+def _plain(model: Any) -> bool:  # noqa: ANN401
+    """Whether all layers attend to all that came before, by a mask that is added: then one mask serves them all."""
+    config = model.config.get_text_config()
+    windows = getattr(config, "sliding_window", None) or set(getattr(config, "layer_types", None) or ()) - {FULL}
+    return not windows and config._attn_implementation in {"eager", "sdpa"}  # noqa: SLF001
+
+
+def _apart(positions: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores (B, 1, L, L) of lines of rows: nothing within a row, backwards; else the least.
+
+    In the type of the scores: where transformers makes it, it is float32 and so are they, which takes a fifth longer.
+    """
+    row = positions.eq(0).cumsum(1)
+    seen = row.unsqueeze(2).eq(row.unsqueeze(1)).tril().unsqueeze(1)
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
 
 
 def token_logp(logits: Tensor, targets: Tensor, temperatures: Tensor | None = None) -> tuple[Tensor, Tensor]:

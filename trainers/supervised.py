@@ -1,7 +1,7 @@
 """What SFT computes, without a process around it: the next-token loss and its gradient, on a rank's share of a step."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -43,7 +43,7 @@ def train(
     budget: int,
     total: int,
     dtype: str,
-    packing: Packing = "padded",
+    packing: Literal["auto", Packing] = "auto",
     ranks: Ranks = ALONE,
 ) -> float:
     """Accumulate the gradient of the mean next-token loss over `total` trained tokens; returns the loss (nats).
@@ -51,7 +51,8 @@ def train(
     With several ranks each does its share; FSDP2 makes the mean of their gradients, which is wanted as a sum.
     """
     parts = []
-    for batch in pack(rows, budget, packing, rank=ranks.rank, world=ranks.world):
+    how = policy.packing(model, packing)
+    for batch in pack(rows, budget, how, rank=ranks.rank, world=ranks.world):
         here = batch.to(model.device)
         logp = policy.target_logp(policy.forward(model, here, dtype=dtype), here.targets)
         part = objectives.next_token_loss(logp, total)

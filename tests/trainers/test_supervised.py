@@ -32,6 +32,7 @@ def learned(directory, *flags: str):
     "flags",
     [
         ["sft.micro_tokens=45"],
+        ["sft.packing=padded"],
         ["sft.packing=packed"],
         ["sft.packing=packed", "sft.micro_tokens=60"],
         ["sft.checkpointing=true"],
