@@ -5,7 +5,7 @@ choice, several are variants and the fastest is compared with:
 
 - sft padded: batches of rows of like length (group_by_length), padded; NUMBER rows a micro-batch;
 - sft eager: the same with eager attention, whose backward pass is faster on a CPU for short rows than SDPA's;
-- `compiled` after NUMBER: the same with torch_compile; `by32`: batches padded to a multiple of 32 tokens, for few shapes;
+- `compiled` after NUMBER: the same with torch_compile; `by32`: padded to a multiple of 32 tokens, for few shapes;
 - sft packed: best-fit rows of 512 tokens, a row a micro-batch, attention kept apart by position ids (padding-free);
 - grpo transformers: `model.generate`, one generation for each optimizer step (on-policy), or for several;
 

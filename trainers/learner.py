@@ -90,11 +90,11 @@ class Learner:
 
     def opened(self, base: str) -> Any:  # noqa: ANN401
         """A model as the section wants it, this rank's share of it."""
-        model = policy.load(base, attention=self.section.attention, device="cpu" if self.ranks.world > 1 else None)
-        blocks = policy.fit(
-            model, checkpointing=self.section.checkpointing, compiled=self.section.compile, alone=self.ranks.world == 1
-        )
-        policy.packing(model, self.section.packing)  # or it is refused now
+        section, alone = self.section, self.ranks.world == 1
+        device = None if alone else "cpu"
+        model = policy.load(base, attention=section.attention, compiled=section.compile, device=device)
+        policy.packing(model, section.packing)  # or it is refused now
+        blocks = policy.fit(model, checkpointing=section.checkpointing, compiled=section.compile, alone=alone)
         self.ranks.shard(model, blocks)
         return model
 

@@ -14,6 +14,8 @@ import torch
 
 from processors.chat import BadPolicy
 from schemas.errors import first_line
+from trainers.attention import NAME as RECOMPUTE
+from trainers.attention import register
 from trainers.packing import Batch, Packing
 
 Tensor = torch.Tensor
@@ -40,10 +42,16 @@ def prepare(threads: int, seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def load(directory: str | Path, *, attention: str = "auto", device: str | torch.device | None = None) -> Any:  # noqa: ANN401 - transformers has no types
+def load(
+    directory: str | Path,
+    *,
+    attention: str = "auto",
+    compiled: bool = False,
+    device: str | torch.device | None = None,
+) -> Any:  # noqa: ANN401 - transformers has no types
     """A causal LM with float32 weights, dropout off, on a device (None = `accelerator()`).
 
-    'auto' attention is 'eager' for a short context on a CPU, else 'sdpa'.
+    'auto' attention is 'eager' for a short context on a CPU (attention.py's where it is to be compiled), else 'sdpa'.
 
     Raises:
         BadPolicy: transformers does not know this attention.
@@ -51,6 +59,7 @@ def load(directory: str | Path, *, attention: str = "auto", device: str | torch.
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
+    register()
     logging.disable_progress_bar()
     place = torch.device(device or accelerator())
     wanted = attention
@@ -65,6 +74,8 @@ def load(directory: str | Path, *, attention: str = "auto", device: str | torch.
         if attention == "auto":
             raise
         raise BadPolicy(f"attention = {attention!r} does not work here ({first_line(error)}): set 'auto'") from error
+    if compiled and attention == "auto" and wanted == "eager" and _plain(model):
+        model.set_attn_implementation(RECOMPUTE)
     return model.to(place).eval()
 
 
@@ -145,7 +156,7 @@ def packing(model: Any, wanted: Literal["auto", Packing]) -> Packing:  # noqa: A
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     attends = model._supports_attention_backend and not model._is_stateful  # noqa: SLF001 - transformers' marks of it
     attends = attends and kinds <= ATTENTION and "position_ids" in inspect.signature(model.forward).parameters
-    several = model.config._attn_implementation in {"eager", "sdpa", "flex_attention"}  # noqa: SLF001
+    several = model.config._attn_implementation in {"eager", "sdpa", "flex_attention", RECOMPUTE}  # noqa: SLF001
     if wanted == "auto":
         return "padded" if not attends else "lines" if several else "packed"
     if wanted != "padded" and not (attends and (several or wanted == "packed")):
@@ -157,7 +168,7 @@ def _plain(model: Any) -> bool:  # noqa: ANN401
     """Whether all layers attend to all that came before, by a mask that is added: then one mask serves them all."""
     config = model.config.get_text_config()
     windows = getattr(config, "sliding_window", None) or set(getattr(config, "layer_types", None) or ()) - {FULL}
-    return not windows and config._attn_implementation in {"eager", "sdpa"}  # noqa: SLF001
+    return not windows and config._attn_implementation in {"eager", "sdpa", RECOMPUTE}  # noqa: SLF001
 
 
 def _apart(positions: Tensor, dtype: torch.dtype) -> Tensor:
