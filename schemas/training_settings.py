@@ -22,8 +22,8 @@ class TrainerSection(Section, frozen=True, kw_only=True):
     """A micro-batch: 'lines' of rows end to end that attention keeps apart; rows of like lengths side by side; or all
     as one line. 'auto': lines, where the model joins tokens by attention only, else padded."""
     attention: str = "auto"
-    """transformers' name of it, 'recompute' (ours: fast where compiled on a CPU) or 'auto': eager for short contexts on a
-    CPU, recompute if compiled, else sdpa. On a GPU flex_attention or flash_attention_2 skip what is masked."""
+    """transformers' name of it, 'recompute' (ours: fast where compiled on a CPU) or 'auto': on a CPU eager for short
+    contexts, recompute if compiled, else sdpa. On a GPU flex_attention or flash_attention_2 skip what is masked."""
     checkpointing: bool = False
     """Compute a layer's activations again in the backward pass: less memory, about a third more work."""
     compile: bool = False

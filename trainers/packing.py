@@ -167,7 +167,7 @@ def _lines(rows: list[tuple[int, int]], width: int, most: int) -> tuple[list[lis
             length, index = left.pop(at - 1)
             room -= length
             line.append(-index)
-        lines.append(line or [-left.pop()[1]])
+        lines.append(line)
     return lines, left
 
 
@@ -206,30 +206,31 @@ def _layout(lengths: Sequence[int], budget: int, how: Packing) -> list[tuple[int
 def _batch(rows: Sequence[Row], width: int, lines: list[list[int]], how: Packing) -> Batch:
     """The batch of these lines of rows."""
     ids = np.zeros((len(lines), width), dtype=np.int64)
-    positions = np.broadcast_to(np.arange(width), ids.shape).copy()
-    chosen, at_row, at_col = [], list[np.ndarray](), [np.zeros(0, dtype=np.int64)]
+    positions = np.zeros_like(ids)
+    none = np.zeros(0, dtype=np.int64)
+    chosen, at_row, at_col = list[Row](), list[np.ndarray](), list[np.ndarray]()
     for number, line in enumerate(lines):
         begin = 0
         for index in line:
             row = rows[index]
             end = begin + len(row.ids)
             ids[number, begin:end] = row.ids
-            positions[number, begin:] = np.arange(width - begin)
+            positions[number, begin:end] = np.arange(len(row.ids))
             at_row.append(np.full(row.trained, number))
             at_col.append(np.arange(begin + row.loss_from, end))
             chosen.append(row)
             begin = end
         positions[number, begin:] = np.arange(width - begin)
     counts = [row.trained for row in chosen]
-    lined, column = np.concatenate([np.zeros(0, dtype=np.int64), *at_row]), np.concatenate(at_col)
+    line_of, column = np.concatenate([none, *at_row]), np.concatenate([none, *at_col])
     behaviour = [row.behaviour or [0.0] * row.trained for row in chosen]
     return Batch(
         input_ids=torch.from_numpy(ids),
         positions=None if how == "padded" else torch.from_numpy(positions),
-        at_row=torch.from_numpy(lined),
+        at_row=torch.from_numpy(line_of),
         at_col=torch.from_numpy(column - 1),
         sequence=torch.from_numpy(np.repeat(np.arange(len(chosen)), counts)),
-        targets=torch.from_numpy(ids[lined, column]),
+        targets=torch.from_numpy(ids[line_of, column]),
         advantages=torch.from_numpy(np.repeat([row.advantage for row in chosen], counts).astype(np.float32)),
         behaviour=torch.from_numpy(np.concatenate([*behaviour, []]).astype(np.float32)),
         temperatures=torch.from_numpy(np.repeat([row.temperature for row in chosen], counts).astype(np.float32)),
