@@ -81,6 +81,7 @@ def settings(folder: Path, job: Job, *, compiled: bool) -> Settings:
         "rl.dtype": job.dtype,
         "rl.weight_decay": 0.01,
         "rl.publish_steps": 4,
+        "rl.max_lag": 8,
     }
     return load(environment={}, flags=[f"{name}={value}" for name, value in flags.items()])
 

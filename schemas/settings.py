@@ -219,8 +219,9 @@ class PromptsSection(Section, frozen=True, kw_only=True):
     (producers/measured.py); empty = a pass rate strictly between 0 and 1."""
     window: Count = 16
     """A rate is that of a problem's rollouts since this many versions ago; older ones count where it has none."""
-    ahead: Count = 32
-    """Groups kept waiting for the samplers."""
+    ahead: Count = 128
+    """Groups that samplers have not finished, at most. Offsets are committed and asked for once a second, so 32 held a
+    sampler to 14 groups a second; how stale a group may be is held by rl.max_lag."""
     start: Literal["handover", "weights"] = "handover"
     """When the first prompt is sent: once SFT has handed over, or as soon as any weights are announced."""
 
