@@ -24,7 +24,7 @@ FULL = "full_attention"
 ATTENTION = frozenset({FULL, "sliding_attention", "chunked_attention"})
 """transformers' names of the layers that nothing but a mask has to tell where a row ends."""
 ROUND = 256
-"""Trained tokens of a micro-batch are filled up to a multiple of it before the output head."""
+"""On a CPU the trained tokens of a micro-batch are filled up to a multiple of it before the output head: few shapes."""
 SHORT = 1024
 """Context up to which a CPU is faster with plain matrix products than with SDPA, whose backward pass is slow there."""
 
@@ -127,7 +127,7 @@ def forward(model: Any, batch: Batch, *, dtype: str = "float32") -> Tensor:  # n
         dtype: 'bfloat16' runs the matrix products in bfloat16 (autocast), the weights stay float32.
     """
     half = dtype == "bfloat16"
-    spare = -len(batch.at_row) % ROUND  # few shapes: see packing.py
+    spare = -len(batch.at_row) % ROUND if batch.input_ids.device.type == "cpu" else 0
     at_row, at_col = (torch.nn.functional.pad(at, (0, spare)) for at in (batch.at_row, batch.at_col))
 
     def select(_module: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

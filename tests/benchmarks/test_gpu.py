@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import gpu
 from benchmarks.gpu import SMALL, Measured, Shape
-from trainers.model import forward, load, token_logp
+from trainers.model import ROUND, forward, load, token_logp
 from trainers.packing import Row, pack
 
 
@@ -20,16 +20,16 @@ def test_the_default_shape_is_llama_3_2_1b():
 
 
 def test_flops_are_those_that_torch_counts(tmp_path):
-    shape = Shape(hidden=64, layers=3, heads=4, kv_heads=2, head=16, feed_forward=96, vocabulary=160, tokens=64)
+    shape = Shape(hidden=64, layers=3, heads=4, kv_heads=2, head=16, feed_forward=96, vocabulary=330, tokens=320)
     parameters = gpu.model(shape, tmp_path)
     assert parameters == shape.matrices + shape.vocabulary * shape.hidden + (2 * shape.layers + 1) * shape.hidden
-    row = Row(list(range(2, 66)), 17)
-    (batch,) = pack([row], 64)
+    row = Row(list(range(2, 322)), 320 - ROUND)  # whole, so that nothing is added for the output head's shape
+    (batch,) = pack([row], 320)
     model = load(tmp_path, attention="eager")  # two plain matrix products, of which causality would need one half
     with FlopCounterMode(display=False) as counter:
         logp, _ = token_logp(forward(model, batch), batch.targets)
         logp.sum().backward()
-    attention = 6 * shape.layers * shape.heads * shape.head * 64**2
+    attention = 6 * shape.layers * shape.heads * shape.head * 320**2
     # The embedding needs a gradient, too, so the backward pass leaves out nothing.
     assert counter.get_total_flops() == pytest.approx(gpu.flops(shape, [row]) + attention, rel=1e-6)
 
