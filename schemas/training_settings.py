@@ -20,7 +20,7 @@ class TrainerSection(Section, frozen=True, kw_only=True):
     """bfloat16: the matrix products only; the weights stay float32."""
     packing: Literal["auto", "lines", "padded", "packed"] = "auto"
     """A micro-batch: 'lines' of rows end to end that attention keeps apart; rows of like lengths side by side; or all
-    as one line. 'auto': lines, where the model joins tokens by attention only, else padded."""
+    as one line. 'auto': lines (flash attention: packed) where the model joins tokens by attention only, or padded."""
     attention: str = "auto"
     """transformers' name of it, 'recompute' (ours: fast where compiled on a CPU) or 'auto': on a CPU eager for short
     contexts, recompute if compiled, else sdpa. On a GPU flex_attention or flash_attention_2 skip what is masked."""

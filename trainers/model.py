@@ -21,8 +21,9 @@ from trainers.packing import Batch, Packing
 Tensor = torch.Tensor
 BETAS = (0.9, 0.95)
 FULL = "full_attention"
-ATTENTION = frozenset({FULL, "sliding_attention", "chunked_attention"})
-"""transformers' names of the layers that nothing but a mask has to tell where a row ends."""
+ATTENTION = frozenset({FULL, "sliding_attention"})
+"""transformers' names of the layers that nothing but a mask has to tell where a row ends; chunks are counted from the
+beginning of a line, not of a row."""
 ROUND = 256
 """On a CPU the trained tokens of a micro-batch are filled up to a multiple of it before the output head: few shapes."""
 SHORT = 1024
@@ -137,9 +138,11 @@ def forward(model: Any, batch: Batch, *, dtype: str = "float32") -> Tensor:  # n
     try:
         with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=half):
             # Positions that begin again tell transformers' masks, and its flash kernels, where a document ends.
-            place = {} if batch.positions is None else {"position_ids": batch.positions}
-            if batch.positions is not None and _plain(model):
-                place["attention_mask"] = _apart(batch.positions, torch.bfloat16 if half else torch.float32)
+            place = {}
+            if batch.positions is not None:
+                place["position_ids"] = batch.positions
+                if _plain(model):
+                    place["attention_mask"] = _apart(batch.positions, torch.bfloat16 if half else torch.float32)
             logits: Tensor = model(input_ids=batch.input_ids, use_cache=False, **place).logits
     finally:
         handle.remove()
@@ -147,15 +150,16 @@ def forward(model: Any, batch: Batch, *, dtype: str = "float32") -> Tensor:  # n
 
 
 def packing(model: Any, wanted: Literal["auto", Packing]) -> Packing:  # noqa: ANN401
-    """How rows become micro-batches of this model; 'auto' is 'lines' where rows may share a line, else 'padded'.
+    """How rows become micro-batches of this model.
+
+    'auto' is 'lines' where rows may share a line ('packed' with an attention that takes one line only), else 'padded'.
 
     Raises:
         BadPolicy: something other than attention that goes by positions joins this model's tokens, or its attention
             takes one line of rows only.
     """
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     attends = model._supports_attention_backend and not model._is_stateful  # noqa: SLF001 - transformers' marks of it
-    attends = attends and kinds <= ATTENTION and "position_ids" in inspect.signature(model.forward).parameters
+    attends = attends and _kinds(model) <= ATTENTION and "position_ids" in inspect.signature(model.forward).parameters
     several = model.config._attn_implementation in {"eager", "sdpa", "flex_attention", RECOMPUTE}  # noqa: SLF001
     if wanted == "auto":
         return "padded" if not attends else "lines" if several else "packed"
@@ -164,10 +168,15 @@ def packing(model: Any, wanted: Literal["auto", Packing]) -> Packing:  # noqa: A
     return wanted
 
 
+def _kinds(model: Any) -> set[str]:  # noqa: ANN401
+    """The kinds of its layers by transformers' names; none where the model knows one kind only."""
+    return set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+
+
 def _plain(model: Any) -> bool:  # noqa: ANN401
     """Whether all layers attend to all that came before, by a mask that is added: then one mask serves them all."""
     config = model.config.get_text_config()
-    windows = getattr(config, "sliding_window", None) or set(getattr(config, "layer_types", None) or ()) - {FULL}
+    windows = getattr(config, "sliding_window", None) or _kinds(model) - {FULL}
     return not windows and config._attn_implementation in {"eager", "sdpa", RECOMPUTE}  # noqa: SLF001
 
 

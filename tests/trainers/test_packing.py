@@ -161,6 +161,11 @@ def test_rows_share_a_line_where_attention_alone_joins_tokens(model) -> None:
             packing(recurrent, wanted)
 
 
+def test_rows_of_a_model_that_attends_in_chunks_have_a_line_each(model, monkeypatch) -> None:
+    monkeypatch.setattr(model.config, "layer_types", ["full_attention", "chunked_attention"], raising=False)
+    assert packing(model, "auto") == "padded"
+
+
 def test_the_hook_leaves_the_model_as_it_was(model) -> None:
     (batch,) = pack([Row([1, 2, 3])], 10)
     forward(model, batch)
