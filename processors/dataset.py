@@ -9,7 +9,7 @@ import fcntl
 import math
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
@@ -182,13 +182,17 @@ class Datasets:
         """
         return self.place.mend(name)
 
-    def open(self, pin: Mapping[str, int] | None = None) -> dict[str, DeltaTable]:
+    def open(self, pin: Mapping[str, int] | None = None, only: Collection[str] = ()) -> dict[str, DeltaTable]:
         """All tables that exist, each at its version in `pin` or, where that names none, as it is now.
+
+        Args:
+            pin: table versions.
+            only: these tables; empty = all.
 
         Raises:
             NoDatasets: when there is not one.
         """
-        names = self.place.names()
+        names = [name for name in self.place.names() if not only or name in only]
         if not names:
             raise NoDatasets(f"{self.place} holds no tables yet: `factory up` creates and fills them")
         wanted = dict(pin or {})
@@ -309,7 +313,9 @@ class Datasets:
                 return False
             return bool(merged["numFilesRemoved"])
 
-    def connect(self, pin: Mapping[str, int] | None = None, *, memory_mb: int = 0) -> duckdb.DuckDBPyConnection:
+    def connect(
+        self, pin: Mapping[str, int] | None = None, *, memory_mb: int = 0, only: Collection[str] = ()
+    ) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection in which every table is a view of one snapshot.
 
         It can open the snapshot's Parquet files and nothing else, and its configuration is locked. Beside the tables
@@ -319,17 +325,20 @@ class Datasets:
             pin: table versions; a table that is not named is pinned to what it is now. A version whose files were
                 removed is what it was all the same: the rows up to its offsets.
             memory_mb: what a query may use; 0 = DuckDB's own limit.
+            only: the tables that are asked, and no other view: opening all takes a tenth of a second; empty = all.
 
         Raises:
             NoDatasets, NoVersion: as `table`.
             Damaged: a table cannot be read.
         """
-        return connection(*self.snapshot(pin), memory_mb)
+        return connection(*self.snapshot(pin, only), memory_mb)
 
-    def snapshot(self, pin: Mapping[str, int] | None = None) -> tuple[dict[str, Source], dict[str, str]]:
+    def snapshot(
+        self, pin: Mapping[str, int] | None = None, only: Collection[str] = ()
+    ) -> tuple[dict[str, Source], dict[str, str]]:
         """What each table is read from, and the WHERE clause of those that are not shown as a whole; as `connect`."""
-        opened = self.open(pin)
-        sources: dict[str, Source] = {name: [] for name in TABLES}
+        opened = self.open(pin, only)
+        sources: dict[str, Source] = {name: [] for name in only or TABLES}
         until: dict[str, str] = {}
         for name, table in opened.items():
             sources[name], lost = self.place.source(name, table, old=name in (pin or {}))
@@ -348,7 +357,7 @@ class Datasets:
 
     def shas(self, name: str) -> dict[str, str]:
         """The content sha of each id in a table."""
-        with self.connect() as connection:
+        with self.connect(only=(name,)) as connection:
             return _shas(connection, name)
 
     def messages(self, kind: type[M], where: str = "", pin: Mapping[str, int] | None = None) -> Iterator[M]:
@@ -365,7 +374,7 @@ class Datasets:
     def rows(self, name: str, where: str = "", pin: Mapping[str, int] | None = None) -> Iterator[dict[str, Any]]:
         """A table's rows with their metadata, oldest first, a few hundred at a time."""
         condition = f"WHERE {where}" if where else ""
-        with self.connect(pin) as connection:
+        with self.connect(pin, only=() if where else (name,)) as connection:
             query = f'SELECT * FROM "{name}" {condition} ORDER BY _time, _topic_id, _partition, _offset'  # noqa: S608
             for batch in connection.sql(query).to_arrow_reader(256):
                 yield from batch.to_pylist()

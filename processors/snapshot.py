@@ -49,7 +49,8 @@ def connection(
     """A connection with a view a table, which can open these files and nothing else; its configuration is locked.
 
     Args:
-        sources: the paths of each table's files (none = an empty view), or a pyarrow dataset.
+        sources: the paths of each table's files (none = an empty view), or a pyarrow dataset. Where every table is
+            among them, the connection has the views `superseded` and `replaced`, too.
         conditions: WHERE clauses of tables that are not shown as a whole.
         memory_mb: what a query may use; 0 = DuckDB's own limit.
     """
@@ -72,8 +73,9 @@ def connection(
             made.execute(view(name, source, condition))
         else:
             made.register(name, TABLES[name].empty_table())
-    made.execute(SUPERSEDED)
-    made.execute(REPLACED)
+    if len(sources) == len(TABLES):
+        made.execute(SUPERSEDED)
+        made.execute(REPLACED)
     made.execute("SET enable_external_access = false")
     made.execute("SET lock_configuration = true")
     return made

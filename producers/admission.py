@@ -12,6 +12,7 @@ from processors.dataset import Datasets
 from schemas.settings import Settings
 
 LOOK_S = 1.5
+ASKED = ("training", "filtered", "dead_letters")
 FATES = """
 SELECT unnest(rows) AS id FROM training WHERE trainer = 'rl'
 UNION ALL SELECT input_id FROM filtered WHERE stage IN ('sample', 'verify', 'rl')
@@ -38,7 +39,7 @@ class Admission:
     def room(self) -> int:
         """How many more groups may be let in now; the tables are asked at most every second and a half."""
         if time.monotonic() - self._looked >= LOOK_S and self._open:
-            with self._datasets.connect() as connection:
+            with self._datasets.connect(only=ASKED) as connection:
                 self._open.difference_update(row[0] for row in connection.execute(FATES).fetchall())
             self._looked = time.monotonic()
         return max(0, self.most - len(self._open))

@@ -70,9 +70,9 @@ class Outbox:
         return len(self._unseen)
 
     def _forget(self, topics: Iterable[str]) -> None:
-        with self._datasets.connect() as connection:
-            for topic in topics:
-                table = BY_NAME[topic].table
+        tables = {topic: BY_NAME[topic].table for topic in topics}
+        with self._datasets.connect(only=tables.values()) as connection:
+            for topic, table in tables.items():
                 column = f"CAST({ID_COLUMNS[table]} AS VARCHAR)"
                 wanted = ", ".join(quoted(key) for name, key in self._unseen if name == topic)
                 found = connection.execute(f'SELECT {column} FROM "{table}" WHERE {column} IN ({wanted})')  # noqa: S608

@@ -52,7 +52,7 @@ def retire(settings: Settings, datasets: Datasets) -> list[Filtered]:
         a crash).
     """
     rows = [row for row in datasets.messages(Weights) if row.policy == settings.policy.name]
-    with datasets.connect() as connection:
+    with datasets.connect(only=("filtered",)) as connection:
         refused = {name for (name,) in connection.execute(REFUSED, [STAGE]).fetchall()}
         found = connection.execute("SELECT input_id FROM filtered WHERE stage = ?", [STAGE]).fetchall()
     for row in expendable(rows, settings, _needed(settings, datasets), time.time(), refused):
@@ -120,7 +120,7 @@ def _needed(settings: Settings, datasets: Datasets) -> set[str]:
     stages, asked = settings.factory.stages, settings.evaluate.versions
     if stages and "evaluate" not in stages:
         return paths
-    with datasets.connect() as connection:
+    with datasets.connect(only=("answers", "evaluations", "filtered", "weights")) as connection:
         waiting = connection.execute(WAITING, [settings.policy.name]).fetchall()
     # Who names a version wants it tried again: the evaluator does not take it for given up.
     return paths | {path for version, path, given_up in waiting if (version in asked if asked else not given_up)}

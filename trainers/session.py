@@ -257,7 +257,7 @@ class Session:
 
     def refused(self) -> set[str]:
         """The ids that this trainer filtered, by the table."""
-        with self.datasets.connect() as connection:
+        with self.datasets.connect(only=("filtered",)) as connection:
             rows = connection.execute("SELECT input_id FROM filtered WHERE stage = ?", [self.trainer]).fetchall()
         return {row[0] for row in rows}
 

@@ -136,6 +136,19 @@ def test_a_connection_sees_one_snapshot_whatever_is_written_or_compacted_meanwhi
     assert count(datasets, pin=pin) == 5
 
 
+def test_a_connection_of_some_tables_has_no_others(datasets):
+    datasets.append("problems", rows(problem(0)), {APP: 0})
+    with datasets.connect({"problems": 1, "trees": 0}, only=("problems", "training")) as connection:
+        counts = "select (select count(*) from problems), (select count(*) from training)"
+        assert connection.execute(counts).fetchone() == (1, 0)
+        named = connection.execute("select view_name from duckdb_views() where not internal").fetchall()
+        assert {name for (name,) in named} == {"problems", "training"}
+        with pytest.raises(duckdb.Error):
+            connection.execute("select * from trees")
+        with pytest.raises(duckdb.Error):
+            connection.execute("select * from read_text('/etc/passwd')")
+
+
 def test_an_empty_table_is_an_empty_view_with_the_right_columns(datasets):
     with datasets.connect() as connection:
         for name, schema in TABLES.items():
