@@ -78,11 +78,14 @@ def _main(stage: str) -> Callable[[Settings, Status], Any]:
 
 def host(stages: list[str], settings: Settings) -> None:
     """Run several Faust stages (and the evaluator) in one process until told to stop."""
+    from processors import app
+
     with _observed(stages, settings) as statuses:
         if any(generates(stage, settings) for stage in stages):
             _host_engine(stages, settings, statuses)
         else:
             _host_words(stages, settings, statuses)
+    app.leave()
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 import faust
 import msgspec
 from aiokafka.errors import KafkaError
+from mode.threads import WorkerThread
 
 from processors import kafka
 from processors.access import faust_credentials
@@ -284,6 +286,17 @@ def run(apps: Sequence[faust.App], settings: Settings, also: Sequence[Coroutine[
         told = error.__cause__ if isinstance(error.__cause__, FOR_A_PERSON) else None
         print(f"factory: {told or error}", file=sys.stderr, flush=True)
         os._exit(BAD_INPUT if told else 1)
+
+
+def leave() -> None:
+    """End the process, exit code 0, where an app could not be stopped; to be called when all else is closed.
+
+    Its thread waits for a broker that is gone, for ever, and the interpreter would wait for the thread.
+    """
+    if any(isinstance(thread, WorkerThread) for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 class Host:

@@ -1,4 +1,5 @@
 import collections
+import contextlib
 import itertools
 import time
 
@@ -242,6 +243,24 @@ def test_a_broker_that_vanishes_ends_the_worker_with_one_sentence(request, make_
         assert worker.wait(60) == 1
         assert time.monotonic() - started < 35
         assert sentence in workers.errors().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_worker_told_to_stop_after_its_broker_vanished_ends(request, make_settings, tmp_path):
+    embedded = make_settings()
+    with EmbeddedBroker(embedded) as broker:
+        settings = make_settings(f"broker.bootstrap={broker.address}")
+        kafka.create_topics(settings)
+        with contextlib.closing(kafka.producer(settings)) as producer:
+            for index in range(8):
+                kafka.send(producer, problem(index))
+            producer.flush(30)
+        workers = Workers(settings, tmp_path)
+        request.addfinalizer(workers.close)
+        worker = workers.start("search", seconds=2.0, grace=3.0)
+        until(lambda: len(workers.lines("begin")) >= 2)
+        broker.process.kill()
+        assert stop(worker, 40) == 0
 
 
 @pytest.mark.slow

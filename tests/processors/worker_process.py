@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from processors.app import Source, attach, run, stage_app
+from processors.app import Source, attach, leave, run, stage_app
 from processors.policy import NothingToServe
 from processors.status import Status
 from schemas.messages import Filtered, content_id
@@ -100,6 +100,7 @@ def main() -> None:
                 attach(app, BY_NAME[topic], handler(stage, plan), status, settings, plan.limit)
             apps.append(app)
         run(apps, settings, also=[beside(plan)])
+    leave()
 
 
 if __name__ == "__main__":
