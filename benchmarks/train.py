@@ -3,8 +3,8 @@
 Both sides get the same model, rows, prompts, batch sizes, lengths, learning rate, dtype and two cores, in one run
 (benchmarks/train_data.py). Each is a process of its own: benchmarks/train_ours.py here, benchmarks/trl_side.py in
 .bench-venv, which is made at the first run from benchmarks/trl.txt. TRL's variants are described there; ours is
-compared with the fastest of them, and so are ours: 'compiled' is torch.compile (of SFT's model: sft.compile = true; in
-RL of the engine's: compiling the trainer's took longer than it saved when rows were padded, and was not tried since).
+compared with the fastest of them, and so are ours: 'compiled' is torch.compile (sft.compile, rl.compile; in RL of the
+engine's model, too).
 
 Other work on the machine can halve its speed for minutes, so the sides take turns of seconds, round after round, all
 but one asleep; a ratio is the median of the rounds' ratios. Ours in RL is a whole factory: it is started anew for each

@@ -4,8 +4,9 @@
   with sft.compile;
 - rl: `factory up` with the stages that RL needs (sample, verify, sink, prompts, rl) on the embedded broker and the real
   engine: the sampler and the trainer have a thread each, and what is beside them (broker, grader, tables) takes its
-  part of the two cores. The clock starts `WARM_S` after the first step, when what was sampled before is used up;
-  `compiled`: the engine's model is.
+  part of the two cores. The clock starts after `WARM_STEPS` steps and `WARM_S`; groups that were sampled before it do
+  not count, however many wait. The engine computes in the job's dtype, as TRL's generation does; `compiled`: the
+  engine's model is, and the trainer's.
 
     python -m benchmarks.train_ours {sft|rl} WORK [compiled]
 """
@@ -25,6 +26,8 @@ from schemas.messages import Problem
 from schemas.settings import Settings
 
 WARM_S = 12.0
+WARM_STEPS = 24
+"""A compiled trainer compiles twice in its first twenty."""
 STAGES = ("sample", "verify", "sink", "prompts", "rl")
 EVERY_PROBLEM = "select id, 0.5 as pass_rate, 'benchmark' as why from problems"
 
@@ -69,6 +72,7 @@ def settings(folder: Path, job: Job, *, compiled: bool) -> Settings:
         "factory.stages": json.dumps(STAGES),
         "policy.path": job.model,
         "engine.max_model_len": 512,
+        "engine.dtype": job.dtype,
         "engine.args.enforce_eager": not compiled,
         "prompts.start": "weights",
         "prompts.sql": EVERY_PROBLEM,
@@ -79,6 +83,7 @@ def settings(folder: Path, job: Job, *, compiled: bool) -> Settings:
         "rl.start_version": 0,
         "rl.lr": job.lr,
         "rl.dtype": job.dtype,
+        "rl.compile": compiled,
         "rl.weight_decay": 0.01,
         "rl.publish_steps": 4,
         "rl.max_lag": 8,
@@ -119,11 +124,12 @@ class Clock:
         if not self._asked:
             self._asked = True
             self.ask()
-        steps = [row.get("step") for row in status.read_all(factory.data) if row.get("stage") == "rl"]
+        rows = [row for row in status.read_all(factory.data) if row.get("stage") == "rl"]
+        step = max((int(row.get("step") or 0) for row in rows), default=0)
         now = time.time()
-        if not self._first and any(steps):
+        if not self._first and step:
             self._first = now
-        if self._first and not self.began and now - self._first >= WARM_S:
+        if not self.began and step >= WARM_STEPS and now - self._first >= WARM_S:
             self.began = now
         if self.began and now - self.began >= self._seconds:
             factory.stopping = True
@@ -142,6 +148,8 @@ class Clock:
 def measured(data: Path, began: float) -> dict[str, Any]:
     """From the tables: steps that ended after `began` (s since the epoch), between the first and the last of them.
 
+    Samples are those trained on, and no more than were sampled in that time in groups that are trained on.
+
     Raises:
         RuntimeError: there are fewer than two.
     """
@@ -159,12 +167,12 @@ def measured(data: Path, began: float) -> dict[str, Any]:
             "where epoch(_time) >= ? and epoch(_time) < ?",
             [first, last],
         ).fetchall()
-    sampled = sum(size for size, _ in groups)
+    sampled, useful = sum(size for size, _ in groups), sum(size for size, mixed in groups if mixed)
     return {
         "seconds": last - first,
-        "samples": sum(step[1] for step in steps[1:]),
+        "samples": min(sum(step[1] for step in steps[1:]), useful),
         "sampled": sampled,
-        "mixed_share": sum(size for size, mixed in groups if mixed) / max(sampled, 1),
+        "mixed_share": useful / max(sampled, 1),
         "length": sum(step[2] for step in steps) / len(steps),
         "lag_mean": sum(step[3] for step in steps) / len(steps),
         "lag_max": max(step[4] for step in steps),

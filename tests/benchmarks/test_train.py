@@ -1,17 +1,21 @@
 """The comparison with TRL is fair and its numbers are what they say; TRL itself runs in the benchmark only."""
 
+import datetime as dt
 import json
 import sys
 from random import Random
 from statistics import mean
 
+import pyarrow as pa
 import pytest
 
 from benchmarks import train, train_data, train_ours
 from benchmarks.train_data import Job
 from processors.chat import REFLECTION, RESTART, Chat, count_backtracks, resolve
+from processors.dataset import Datasets, app_id
 from processors.grading import grade_fast
 from schemas.settings import PolicySection
+from schemas.tables import TABLES
 from schemas.tiny_problems import is_held_out
 from trainers.tiny import countdown
 
@@ -76,10 +80,30 @@ def test_our_sft_side_counts_the_tokens_of_the_timed_steps(tmp_path):
 def test_the_factory_of_the_rl_side_has_its_stages_and_sizes(tmp_path):
     job = Job(model=resolve("tiny"), group=4, groups=3, max_tokens=99)
     chosen = train_ours.settings(tmp_path, job, compiled=True)
-    assert chosen.engine.args == {"enforce_eager": False}
+    assert (chosen.engine.args, chosen.rl.compile) == ({"enforce_eager": False}, True)
+    assert chosen.engine.dtype == chosen.rl.dtype == job.dtype
     assert set(chosen.factory.stages) == set(train_ours.STAGES)
     assert (chosen.sample.group, chosen.rl.groups, chosen.sample.max_tokens) == (4, 3, 99)
     assert (chosen.rl.threads, chosen.engine.threads) == (1, 1)
+
+
+@pytest.mark.parametrize(("mixed", "counted"), [(2, 16), (9, 24)])
+def test_what_was_sampled_before_the_clock_does_not_count(tmp_path, mixed, counted):
+    datasets = Datasets(tmp_path / "datasets")
+    datasets.create()
+    step = {"rollouts": 8, "length": 3.0, "lag_mean": 1.0, "lag_max": 2}
+    put(datasets, "training", [{"step": at, "time": 100.0 + at, **step} for at in range(5)])
+    whole = {"rollouts": [{}] * 8, "_time": dt.datetime.fromtimestamp(102.5, dt.UTC)}
+    groups = [{"rewards": [1.0, -1.0] * 4, **whole}] * mixed + [{"rewards": [1.0] * 8, **whole}]
+    put(datasets, "rewards", groups)
+    found = train_ours.measured(tmp_path, began=100.5)
+    assert (found["seconds"], found["samples"], found["sampled"]) == (3.0, counted, 8 * len(groups))
+    assert found["mixed_share"] == pytest.approx(mixed / len(groups))
+
+
+def put(datasets, table, rows):
+    rows = [{"_topic_id": "u", "_partition": 0, "_offset": at, **row} for at, row in enumerate(rows)]
+    datasets.append(table, pa.Table.from_pylist(rows, schema=TABLES[table]), {app_id(table, "u", 0): len(rows)})
 
 
 def test_a_ratio_is_of_our_fastest_over_theirs():
