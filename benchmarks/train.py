@@ -245,15 +245,17 @@ def notes(job: Job, run: dict[str, Side]) -> list[str]:
     found.append(f"TRL {theirs['trl']}, transformers {theirs['transformers']}, torch {theirs['torch']}")
     if "sft" in run:
         found.append(f"SFT: {job.steps} steps of about {job.batch_tokens} tokens, loss on the responses")
-    if ours := run.get("rl"):
-        rate, share = ours["sampled"] / ours["seconds"], 100 * mixed(ours)
+    if ours := [name for name, side in run.items() if name.startswith("rl") and not trls(side)]:
+        best = max(ours, key=lambda name: speed(run[name], "samples"))
+        fastest, name = run[best], label(best, run[best])
+        rate, share = fastest["sampled"] / fastest["seconds"], 100 * mixed(fastest)
         found += [
             f"RL: {job.groups} groups of {job.group} a step, at most {job.max_tokens} tokens; mean length: "
             + ", ".join(
                 f"{label(name, side)} {length(side):.0f}" for name, side in run.items() if name.startswith("rl")
             ),
-            f"RL ours: lag {ours['lag_mean']:.1f} versions on the mean, {ours['lag_max']} at most",
-            f"RL ours: {rate:.0f} samples/s were sampled, {share:.0f} % of them mixed",
+            f"{name}, first round: lag {fastest['lag_mean']:.1f} versions on the mean, {fastest['lag_max']} at most",
+            f"{name}, first round: {rate:.0f} samples/s were sampled, {share:.0f} % of them mixed",
             "RL TRL: the number is how many optimizer steps the samples of one generation make",
         ]
     return found

@@ -102,12 +102,13 @@ def test_files_are_of_groups_of_a_few_megabytes_also_merged_ones(folder):
 @pytest.mark.parametrize(
     ("path", "table", "share"),
     [
-        (f"/rollouts/{GROUP}", "rewards", 0.1),
-        (f"/rows/rollouts/{GROUP}", "rollouts", 0.1),
+        (f"/rollouts/{GROUP}", "rewards", 0.2),
+        (f"/rows/rollouts/{GROUP}", "rollouts", 0.2),
         (f"/trees/{TREE}", "trees", 0.6),
     ],
 )
 def test_of_a_large_row_its_group_is_read_and_not_its_file(folder, read, path, table, share):
+    """A file is half of `rewards` and of `rollouts`; DuckDB's threads may begin a group or two more than that."""
     (whole,) = [one for one in read(path) if one.sql.startswith("SELECT *")]
     assert 0 < whole.bytes < share * size(folder, table)
 
