@@ -102,15 +102,18 @@ def test_files_are_of_groups_of_a_few_megabytes_also_merged_ones(folder):
 @pytest.mark.parametrize(
     ("path", "table", "share"),
     [
-        (f"/rollouts/{GROUP}", "rewards", 0.2),
-        (f"/rows/rollouts/{GROUP}", "rollouts", 0.2),
+        (f"/rollouts/{GROUP}", "rewards", 0.1),
+        (f"/rows/rollouts/{GROUP}", "rollouts", 0.1),
         (f"/trees/{TREE}", "trees", 0.6),
     ],
 )
 def test_of_a_large_row_its_group_is_read_and_not_its_file(folder, read, path, table, share):
-    """A file is half of `rewards` and of `rollouts`; DuckDB's threads may begin a group or two more than that."""
-    (whole,) = [one for one in read(path) if one.sql.startswith("SELECT *")]
-    assert 0 < whole.bytes < share * size(folder, table)
+    """One in forty questions on a busy machine reads a second group, which another of DuckDB's threads had begun."""
+    taken = []
+    for _ in range(3):
+        (whole,) = [one for one in read(path) if one.sql.startswith("SELECT *")]
+        taken.append(whole.bytes)
+    assert 0 < min(taken) < share * size(folder, table)
 
 
 @pytest.mark.parametrize("path", ["/rollouts", "/rollouts?fate=trained", "/traces", "/rows/rewards", "/rows/prompts"])
