@@ -163,7 +163,8 @@ class TrainingStep(Message, frozen=True, kw_only=True):
     reward: float = 0.0
     """RL: mean over the responses."""
     entropy: float = 0.0
-    """RL: of the policy's next token, mean over the response tokens, nats."""
+    """RL: of the policy's next token, mean over the response tokens, nats. This and what follows to `ess` is of the
+    tokens with a part in the gradient: not of a group kept without dynamic_sampling whose rewards are all equal."""
     kl: float = 0.0
     """KL(behaviour || current) estimate (k3) on the batch, nats a token."""
     clip_share: float = 0.0

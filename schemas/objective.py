@@ -1,7 +1,8 @@
 """What online RL minimises, as a few named parts, because a paper's name alone leaves half of them open.
 
 A preset is a paper's objective; each part can be set on its own in [rl]. The formulas are in trainers/objectives.py.
-What every preset leaves out of its paper, unless it is set: the KL term, and the reward shaping of DAPO.
+What every preset leaves out of its paper, unless it is set: the KL term, and the reward shaping of DAPO. Every preset
+has DAPO's dynamic sampling.
 """
 
 from collections.abc import Mapping
@@ -48,6 +49,9 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True):
     """The KL term's other policy: the sampler's, or the version that the run began from (held in memory)."""
     mask_overlong: bool = False
     """DAPO's overlong filter: a response cut off at the largest length counts in its group and is not trained on."""
+    dynamic_sampling: bool = True
+    """DAPO's dynamic sampling: a group whose rewards are all equal is recorded and replaced by another. False: it has
+    its place in a step, with advantages of zero, as in GRPO's paper: it makes the normaliser larger."""
     loss: str = ""
     """The installed objective that computes the loss from the tokens (docs/extending.md); '' = ours."""
 
@@ -61,7 +65,7 @@ PRESETS: Mapping[str, Objective] = MappingProxyType(
         "grpo": Objective(),
         # arXiv 2503.20783.
         "dr_grpo": msgspec.structs.replace(_SAMPLER, normaliser="constant", advantage_std=False),
-        # arXiv 2503.14476; its dynamic sampling is what RL does with every all-equal group.
+        # arXiv 2503.14476.
         "dapo": msgspec.structs.replace(_SAMPLER, clip_high=0.28),
         # arXiv 2507.18071.
         "gspo": msgspec.structs.replace(

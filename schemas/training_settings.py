@@ -95,8 +95,9 @@ class RlSection(TrainerSection, frozen=True, kw_only=True):
     kl: NotNegative | None = None
     kl_to: o.Anchor | None = None
     mask_overlong: bool | None = None
+    dynamic_sampling: bool | None = None
     groups: Count = 32
-    """Groups with a signal per step: with sample.group = 4 steps of 128 rollouts."""
+    """Groups per step (under dynamic_sampling all with a signal): with sample.group = 4 steps of 128 rollouts."""
     updates: Count = 1
     """Optimizer steps that the groups of a step are split into; with one, proximal = 'start' makes every ratio 1."""
     lr: Positive = 5e-5

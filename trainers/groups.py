@@ -38,17 +38,15 @@ def lags(group: RewardGroup, version: int) -> Counter[int]:
     return counts
 
 
-def refusal(
-    group: RewardGroup, *, version: int, max_lag: int, mask_overlong: bool = False, vocabulary: float = math.inf
-) -> str:
+def refusal(group: RewardGroup, *, version: int, max_lag: int, parts: Objective, vocabulary: float = math.inf) -> str:
     """Why a group cannot be trained on under `version`, or ''.
 
     malformed: lists that do not fit each other, spans that do not cover the tokens, no token at all, one beyond the
     `vocabulary`, numbers that are no log-probs or would overflow (a trainer that died of one group would meet it again
     and again), or a temperature that is not above zero (greedy tokens were not drawn from a distribution). aborted: a
     response was cut off by no fault of its own, so its reward says nothing. stale: a token lies more than `max_lag`
-    versions behind. all_equal: no signal. overlong: under `mask_overlong`, every response was cut off at the largest
-    length.
+    versions behind. all_equal: no signal, under the `parts`' dynamic_sampling. overlong: under their mask_overlong,
+    every response was cut off at the largest length.
     """
     if _malformed(group) or _impossible(group, vocabulary):
         return "malformed"
@@ -56,9 +54,9 @@ def refusal(
         return "aborted"
     if max(lags(group, version), default=0) > max_lag:
         return "stale"
-    if max(group.rewards) <= min(group.rewards):
+    if parts.dynamic_sampling and max(group.rewards) <= min(group.rewards):
         return "all_equal"
-    kept = any(_trainable(rollout, mask_overlong=mask_overlong) for rollout in group.rollouts)
+    kept = any(_trainable(rollout, parts) for rollout in group.rollouts)
     return "" if kept else "overlong"
 
 
@@ -103,12 +101,22 @@ def rows(groups: Sequence[RewardGroup], parts: Objective) -> list[Row]:
             objectives.group_advantages(group.rewards, std=parts.advantage_std, baseline=parts.baseline),
             strict=True,
         )
-        if _trainable(rollout, mask_overlong=parts.mask_overlong)
+        if _trainable(rollout, parts)
     ]
 
 
-def _trainable(rollout: Rollout, *, mask_overlong: bool) -> bool:
-    return bool(rollout.token_ids) and not (mask_overlong and rollout.finish == "length")
+def _trainable(rollout: Rollout, parts: Objective) -> bool:
+    return bool(rollout.token_ids) and not (parts.mask_overlong and rollout.finish == "length")
+
+
+def bearing(wanted: Sequence[Row], parts: Objective) -> Sequence[Row]:
+    """The rows that have a part in the gradient: a surrogate times an advantage of zero has none, at any weights.
+
+    At least one, whose gradient of zeros the optimizer then has. An added objective may do more with a token: all.
+    """
+    if parts.kl or parts.loss:
+        return wanted
+    return [row for row in wanted if row.advantage] or wanted[:1]
 
 
 def shares(groups: Sequence[RewardGroup], count: int) -> list[Sequence[RewardGroup]]:
@@ -120,14 +128,16 @@ def shares(groups: Sequence[RewardGroup], count: int) -> list[Sequence[RewardGro
 def logps(
     model: Any,  # noqa: ANN401 - transformers has no types
     wanted: Sequence[Row],
+    parts: Objective,
     settings: RlSection,
     ranks: Ranks = ALONE,
 ) -> dict[int, torch.Tensor]:
     """Log-probs (its trained tokens,) under a model as it is now, at the row's temperature, no gradient.
 
-    Of each row, by its index, that `train` gives this rank.
+    Of each row, by its index among those that are `bearing`, that `train` gives this rank.
     """
     found: dict[int, torch.Tensor] = {}
+    wanted = bearing(wanted, parts)
     how = policy.packing(model, settings.packing)
     for batch in pack(wanted, settings.micro, how, rank=ranks.rank, world=ranks.world):
         here = batch.to(model.device)
@@ -149,7 +159,8 @@ def train(
 ) -> tuple[float, dict[str, float]]:
     """Accumulate the objective's gradient over all rows, in micro-batches of settings.batch_tokens.
 
-    With several ranks each does its share; FSDP2 makes the mean of their gradients, which is wanted as a sum.
+    With several ranks each does its share; FSDP2 makes the mean of their gradients, which is wanted as a sum. Rows that
+    are not `bearing` count in the normaliser and are not computed, so the statistics are not of their tokens.
 
     Args:
         model: a causal LM.
@@ -167,7 +178,7 @@ def train(
     loss = objectives.loss_of(parts)
     added: dict[str, float] = {"loss": 0.0}
     how = policy.packing(model, settings.packing)
-    for batch in pack(wanted, settings.micro, how, rank=ranks.rank, world=ranks.world):
+    for batch in pack(bearing(wanted, parts), settings.micro, how, rank=ranks.rank, world=ranks.world):
         here = batch.to(model.device)
         part, sums = loss(_tokens(model, here, parts, settings, fixed), parts, total)
         (part * ranks.world if ranks.world > 1 else part).backward()  # type: ignore[no-untyped-call]

@@ -54,6 +54,8 @@ def group_advantages(rewards: Sequence[float], *, std: bool, baseline: Baseline 
     zeros. TRL divides by the sample standard deviation + 1e-4 instead.
     """
     count = len(rewards)
+    if max(rewards) <= min(rewards):  # whatever the mean is rounded to
+        return [0.0] * count
     mean = sum(rewards) / count
     centred = [reward - mean for reward in rewards]
     scale = (sum(c * c for c in centred) / count) ** 0.5 + EPSILON if std else 1.0

@@ -132,9 +132,9 @@ class RlLearner(Learner):
         fixed: list[dict[str, dict[int, torch.Tensor]]] = [{} for _ in shares]
         for rows, known in zip(shares, fixed, strict=True):
             if parts.proximal == "start" and settings.updates > 1:
-                known["proximal"] = cohort.logps(self.model, rows, settings, ranks)
+                known["proximal"] = cohort.logps(self.model, rows, parts, settings, ranks)
             if self.reference is not None:
-                known["reference"] = cohort.logps(self.reference, rows, settings, ranks)
+                known["reference"] = cohort.logps(self.reference, rows, parts, settings, ranks)
         losses: list[float] = []
         norms: list[float] = []
         sums: dict[str, float] = {}
@@ -231,7 +231,7 @@ class Rl:
             group,
             version=session.state.version,
             max_lag=self.settings.max_lag,
-            mask_overlong=self.objective.mask_overlong,
+            parts=self.objective,
             vocabulary=self.vocabulary,
         )
         if not why:
@@ -273,7 +273,7 @@ class Rl:
                 loss=learned.loss,
                 lr=lr,
                 grad_norm=learned.norm,
-                tokens=int(learned.sums.get("tokens", 0)),
+                tokens=sum(row.trained for share in shares for row in share),
                 rows=[group.id for group in groups],
                 rollouts=sum(len(group.rollouts) for group in groups),
                 seconds=time.monotonic() - began,

@@ -22,6 +22,7 @@ def test_a_preset_has_its_papers_parts() -> None:
     assert (PRESETS["dapo"].clip_low, PRESETS["dapo"].clip_high) == (0.2, 0.28)
     assert (PRESETS["decoupled"].proximal, PRESETS["decoupled"].tis_cap) == ("start", 5.0)
     assert all(parts.kl == 0 and not parts.mask_overlong for parts in PRESETS.values())
+    assert all(parts.dynamic_sampling for parts in PRESETS.values())
 
 
 def test_every_part_can_be_set_from_the_command_line() -> None:
@@ -38,6 +39,7 @@ def test_every_part_can_be_set_from_the_command_line() -> None:
         "kl": 0.125,
         "kl_to": "reference",
         "mask_overlong": True,
+        "dynamic_sampling": False,
     }
     texts = [f"rl.{name}={str(value).lower()}" for name, value in flags.items()]
     rl = load(None, {}, texts).rl

@@ -1,5 +1,7 @@
 """What RL makes of groups: refusals, rows, and a gradient that makes the rewarded response likelier."""
 
+import dataclasses
+
 import msgspec
 import pytest
 import torch
@@ -15,11 +17,13 @@ from trainers.weights import score
 
 change = msgspec.structs.replace
 GRPO = Objective()
+OVERLONG = Objective(mask_overlong=True)
+EVERY = Objective(dynamic_sampling=False)
 
 
 @given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 5))
 def test_stale_is_more_than_max_lag_behind(version, behaviour, max_lag) -> None:
-    why = groups.refusal(group(1, version=behaviour), version=version, max_lag=max_lag)
+    why = groups.refusal(group(1, version=behaviour), version=version, max_lag=max_lag, parts=GRPO)
     assert why == ("stale" if version - behaviour > max_lag else "")
 
 
@@ -28,8 +32,8 @@ def test_one_old_span_makes_a_group_stale() -> None:
     first = made.rollouts[0]
     spans = [Span(version=1, sha="a", start=0, stop=2), Span(version=5, sha="b", start=2, stop=len(first.token_ids))]
     made = change(made, rollouts=[change(first, spans=spans), *made.rollouts[1:]])
-    assert groups.refusal(made, version=5, max_lag=3) == "stale"
-    assert groups.refusal(made, version=5, max_lag=4) == ""
+    assert groups.refusal(made, version=5, max_lag=3, parts=GRPO) == "stale"
+    assert groups.refusal(made, version=5, max_lag=4, parts=GRPO) == ""
     assert groups.lags(made, 5)[4] == 2
 
 
@@ -51,7 +55,7 @@ def test_one_old_span_makes_a_group_stale() -> None:
     ],
 )
 def test_what_does_not_fit_or_cannot_be_is_refused(broken) -> None:
-    assert groups.refusal(change(group(1, version=0), **broken), version=0, max_lag=0) == "malformed"
+    assert groups.refusal(change(group(1, version=0), **broken), version=0, max_lag=0, parts=GRPO) == "malformed"
 
 
 def test_rows_carry_the_group_token_for_token() -> None:
@@ -109,7 +113,7 @@ def test_fixed_log_probs_stand_for_the_policies_they_were_taken_from(llama) -> N
     made = [change(group(i, version=0), temperature=0.5 + i) for i in range(3)]
     parts = change(GRPO, kl=0.5, kl_to="reference")
     rows, settings = groups.rows(made, parts), RlSection(batch_tokens=30)
-    start = groups.logps(policy, rows, settings)
+    start = groups.logps(policy, rows, parts, settings)
     assert [len(start[at]) for at in range(len(rows))] == [row.trained for row in rows]
     fixed = {"proximal": start, "reference": start}
     same = groups.train(policy, rows, parts, settings, fixed)
@@ -136,12 +140,53 @@ def test_a_step_is_cut_into_even_shares_in_order() -> None:
 def test_under_the_overlong_filter_a_cut_off_response_counts_and_is_not_trained_on() -> None:
     made = group(1, version=0, rewards=(1, -1, -1), size=3)
     made = change(made, rollouts=[*made.rollouts[:2], change(made.rollouts[2], finish="length")])
-    kept = groups.rows([made], change(GRPO, mask_overlong=True))
+    kept = groups.rows([made], OVERLONG)
     assert [row.advantage for row in kept] == [row.advantage for row in groups.rows([made], GRPO)[:2]]
-    assert groups.refusal(made, version=0, max_lag=0, mask_overlong=True) == ""
+    assert groups.refusal(made, version=0, max_lag=0, parts=OVERLONG) == ""
     every = group(1, version=0, finish="length")
-    assert groups.refusal(every, version=0, max_lag=0, mask_overlong=True) == "overlong"
-    assert groups.refusal(every, version=0, max_lag=0) == ""
+    assert groups.refusal(every, version=0, max_lag=0, parts=OVERLONG) == "overlong"
+    assert groups.refusal(every, version=0, max_lag=0, parts=GRPO) == ""
+
+
+@pytest.mark.parametrize("parts", [EVERY, *(change(parts, dynamic_sampling=False) for parts in PRESETS.values())])
+def test_without_dynamic_sampling_an_equal_group_weighs_in_the_normaliser_and_costs_nothing(llama, parts) -> None:
+    model.prepare(1, 0)
+    policy = model.load(llama())
+    made = [group(1, version=0), group(2, version=0, rewards=(1, 1)), group(3, version=0)]
+    assert groups.refusal(made[1], version=0, max_lag=0, parts=GRPO) == "all_equal"
+    assert groups.refusal(made[1], version=0, max_lag=0, parts=parts) == ""
+    parts = change(parts, constant_length=50)
+    rows = groups.rows(made, parts)
+    assert groups.bearing(rows, parts) == rows[:2] + rows[4:]
+
+    def gradient(wanted, parts):
+        policy.zero_grad()
+        loss, sums = groups.train(policy, wanted, parts, RlSection())
+        return loss, sums, [parameter.grad.clone() for parameter in policy.parameters()]
+
+    loss, sums, skipped = gradient(rows, parts)
+    computed = [row if row.advantage else dataclasses.replace(row, advantage=1e-30) for row in rows]
+    whole, every, of_all = gradient(computed, parts)
+    assert loss == pytest.approx(whole, rel=1e-4)
+    assert every["tokens"] - sums["tokens"] == sum(row.trained for row in rows[2:4])
+    for one, other in zip(skipped, of_all, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-3)
+    assert gradient(rows[:2] + rows[4:], parts)[0] != pytest.approx(loss, rel=1e-3), "the normaliser has them"
+
+
+def test_a_step_without_any_signal_has_a_gradient_of_zeros(llama) -> None:
+    policy = model.load(llama())
+    rows = groups.rows([group(1, version=0, rewards=(1, 1)), group(2, version=0, rewards=(-1, -1))], EVERY)
+    loss, sums = groups.train(policy, rows, EVERY, RlSection())
+    assert (loss, sums["tokens"]) == (0, rows[0].trained)
+    assert all(float(parameter.grad.abs().max()) == 0 for parameter in policy.parameters())
+
+
+def test_a_row_without_a_signal_is_computed_where_a_term_besides_the_surrogate_wants_it() -> None:
+    rows = groups.rows([group(1, version=0, rewards=(1, 1)), group(2, version=0)], EVERY)
+    assert len(groups.bearing(rows, EVERY)) == 2
+    assert groups.bearing(rows, change(EVERY, kl=0.1)) == rows
+    assert groups.bearing(rows, change(EVERY, loss="somebodys")) == rows
 
 
 def test_each_group_is_trained_at_the_temperature_that_it_was_sampled_at(llama) -> None:
@@ -158,5 +203,5 @@ def test_each_group_is_trained_at_the_temperature_that_it_was_sampled_at(llama) 
 def test_tokens_beyond_the_vocabulary_are_refused() -> None:
     made = group(1, version=0)
     largest = max(token for row in (made.prompt_ids, *(r.token_ids for r in made.rollouts)) for token in row)
-    assert groups.refusal(made, version=0, max_lag=0, vocabulary=largest + 1) != "malformed"
-    assert groups.refusal(made, version=0, max_lag=0, vocabulary=largest) == "malformed"
+    assert groups.refusal(made, version=0, max_lag=0, parts=GRPO, vocabulary=largest + 1) != "malformed"
+    assert groups.refusal(made, version=0, max_lag=0, parts=GRPO, vocabulary=largest) == "malformed"

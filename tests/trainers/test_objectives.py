@@ -327,6 +327,7 @@ def test_advantages_by_hand() -> None:
         [3**0.5, *[-(3**-0.5)] * 3], rel=1e-5
     )
     assert objectives.group_advantages([1, 1, 1, 1], std=True) == [0, 0, 0, 0]
+    assert objectives.group_advantages([0.1, 0.1, 0.1], std=True) == [0, 0, 0], "the mean of three is not 0.1"
     assert objectives.group_advantages([1, 0, 0], std=False) == pytest.approx([2 / 3, -1 / 3, -1 / 3])
     assert objectives.group_advantages([1, 0, 0], std=False, baseline="leave_one_out") == pytest.approx([1, -0.5, -0.5])
     assert objectives.group_advantages([5], std=False, baseline="leave_one_out") == [0]

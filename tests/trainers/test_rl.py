@@ -117,6 +117,22 @@ def test_a_step_of_several_updates_is_clipped_against_where_it_began(make_factor
     assert (dropped.input_id, dropped.why) == (overlong.id, "overlong")
 
 
+def test_without_dynamic_sampling_an_equal_group_has_its_place_in_a_step(make_factory, start) -> None:
+    factory = make_factory(*FLAGS, "rl.dynamic_sampling=false", "rl.max_steps=1")
+    factory.send(handover(factory))
+    groups = [group(1, version=5), group(2, version=5, rewards=(1, 1)), group(3, version=5, rewards=(-1, -1))]
+    factory.table(*groups)
+    trainer = start(rl.run, factory.settings, "rl")
+    trainer.until(lambda: len(factory.topic(Weights)) == 2)
+    trainer.end()
+    (row,) = steps_of(factory)
+    assert set(row.rows) == {one.id for one in groups}
+    assert (row.rollouts, row.tokens) == (6, sum(cohort.tokens(one) for one in groups))
+    assert row.entropy > 0
+    assert '"dynamic_sampling":false' in row.objective
+    assert not factory.topic(Filtered)
+
+
 def test_a_constant_length_that_is_not_set_is_the_largest_response(make_factory, start) -> None:
     factory = make_factory(*FLAGS, "rl.objective=dr_grpo", "sample.max_tokens=77", "rl.max_steps=1")
     factory.send(handover(factory))
