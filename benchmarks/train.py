@@ -11,9 +11,9 @@ but one asleep; a ratio is the median of the rounds' ratios. Ours in RL is a who
 of its turns, and the clock runs once it is warm.
 
 What is counted: SFT, tokens of the rows, prompts included, padding not. RL, responses that an optimizer step was made
-with, generation, grading and new weights included. TRL trains on every group; the factory replaces groups whose rewards
-are all equal, which teach nothing, and does not count them, so the ratio of `mixed` samples (those of the other groups)
-is given beside it.
+with, generation, grading and new weights included. TRL trains on every group; so does ours as `every`. The factory's
+default replaces groups whose rewards are all equal, which teach nothing, and does not count them. The ratio of `mixed`
+samples (those of the other groups) is given beside it.
 
     python -m benchmarks.train [--quick] [--only sft|rl] [--rounds N]
 """
@@ -38,7 +38,7 @@ from processors.chat import resolve
 
 ROOT = Path(__file__).parent.parent
 CORES = 2
-OUR_VARIANTS = ((), ("compiled",))
+OURS = {"sft": ((), ("compiled",)), "rl": ((), ("compiled",), ("compiled", "every"))}
 SFT_VARIANTS = (
     ("packed",),
     ("padded", "18"),
@@ -167,7 +167,7 @@ def compare(kind: str, folder: str, job: Job, theirs: Path, rounds: int) -> list
     }
     ours = [sys.executable, "-m", "benchmarks.train_ours", kind, folder]
     if kind == "sft":
-        commands = {"_".join(["sft", *more]): [*ours, *more] for more in OUR_VARIANTS} | commands
+        commands = {"_".join(["sft", *more]): [*ours, *more] for more in OURS["sft"]} | commands
     held: list[Held] = []
     found: list[dict[str, Side]] = []
     try:
@@ -176,7 +176,7 @@ def compare(kind: str, folder: str, job: Job, theirs: Path, rounds: int) -> list
             held[-1].turn()  # of warm steps: nobody else works while one compiles
         for _ in range(rounds):
             found.append({side.name: side.turn() for side in held})
-            for more in OUR_VARIANTS if kind == "rl" else ():
+            for more in OURS["rl"] if kind == "rl" else ():
                 held.append(factory := Held("_".join(["rl", *more]), [*ours, *more], 1))
                 found[-1][factory.name] = factory.turn()
                 held.remove(factory)
@@ -218,10 +218,10 @@ def label(name: str, found: Side) -> str:
 
 
 def speed(found: Side, unit: str) -> float:
-    """A side's tokens or samples a second; 'mixed': of groups with different rewards (all that ours trains on)."""
+    """A side's tokens or samples a second; 'mixed': of groups with different rewards."""
     if unit != "mixed":
         return float(found[unit] / found["seconds"])
-    return float(found["samples"] / found["seconds"] * (mixed(found) if trls(found) else 1.0))
+    return float(found["samples"] / found["seconds"] * (mixed(found) if found.get("every", True) else 1.0))
 
 
 def mixed(found: Side) -> float:

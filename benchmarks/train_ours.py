@@ -6,9 +6,9 @@
   engine: the sampler and the trainer have a thread each, and what is beside them (broker, grader, tables) takes its
   part of the two cores. The clock starts after `WARM_STEPS` steps and `WARM_S`; groups that were sampled before it do
   not count, however many wait. The engine computes in the job's dtype, as TRL's generation does; `compiled`: the
-  engine's model is, and the trainer's.
+  engine's model is, and the trainer's; `every`: without dynamic sampling, so steps are made of every group, as TRL's.
 
-    python -m benchmarks.train_ours {sft|rl} WORK [compiled]
+    python -m benchmarks.train_ours {sft|rl} WORK [compiled] [every]
 """
 
 import json
@@ -34,8 +34,8 @@ EVERY_PROBLEM = "select id, 0.5 as pass_rate, 'benchmark' as why from problems"
 
 def main() -> None:
     """Run one side: a turn for each line of stdin, and a JSON object for each turn."""
-    kind, folder, compiled = sys.argv[1], Path(sys.argv[2]), "compiled" in sys.argv[3:]
-    turns = sft(folder, compiled=compiled) if kind == "sft" else (rl(folder, compiled=compiled) for _ in range(1))
+    kind, folder, *words = sys.argv[1:]
+    turns = {"sft": sft, "rl": rl}[kind](Path(folder), **dict.fromkeys(words, True))
     while sys.stdin.readline():
         print(json.dumps(next(turns)), flush=True)
 
@@ -65,7 +65,7 @@ def sft(folder: Path, *, compiled: bool = False) -> Iterator[dict[str, Any]]:
         yield {"seconds": time.perf_counter() - began, "tokens": tokens, "steps": steps}
 
 
-def settings(folder: Path, job: Job, *, compiled: bool) -> Settings:
+def settings(folder: Path, job: Job, *, compiled: bool, every: bool) -> Settings:
     """Those of the running factory: online RL from version 0 on every problem, at the job's sizes."""
     flags = {
         "factory.data": folder / "data",
@@ -84,6 +84,7 @@ def settings(folder: Path, job: Job, *, compiled: bool) -> Settings:
         "rl.lr": job.lr,
         "rl.dtype": job.dtype,
         "rl.compile": compiled,
+        "rl.dynamic_sampling": not every,
         "rl.weight_decay": 0.01,
         "rl.publish_steps": 4,
         "rl.max_lag": 8,
@@ -91,16 +92,16 @@ def settings(folder: Path, job: Job, *, compiled: bool) -> Settings:
     return load(environment={}, flags=[f"{name}={value}" for name, value in flags.items()])
 
 
-def rl(folder: Path, *, compiled: bool) -> dict[str, Any]:
-    """Samples and seconds of the steps while the clock ran, and what was sampled meanwhile."""
+def rl(folder: Path, *, compiled: bool = False, every: bool = False) -> Iterator[dict[str, Any]]:
+    """One turn: samples and seconds of the steps while the clock ran, and what was sampled meanwhile."""
     from deploy.local import Factory
 
     job, _, problems = read(folder)
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        chosen = settings(Path(place), job, compiled=compiled)
+        chosen = settings(Path(place), job, compiled=compiled, every=every)
         clock = Clock(chosen, problems, job.seconds)
         Factory(chosen).run(600.0, clock.tick)
-        return measured(Path(chosen.factory.data), clock.began)
+        yield measured(Path(chosen.factory.data), clock.began, every=every)
 
 
 class Clock:
@@ -145,7 +146,7 @@ class Clock:
         client.close()
 
 
-def measured(data: Path, began: float) -> dict[str, Any]:
+def measured(data: Path, began: float, *, every: bool) -> dict[str, Any]:
     """From the tables: steps that ended after `began` (s since the epoch), between the first and the last of them.
 
     Samples are those trained on, and no more than were sampled in that time in groups that are trained on.
@@ -170,7 +171,8 @@ def measured(data: Path, began: float) -> dict[str, Any]:
     sampled, useful = sum(size for size, _ in groups), sum(size for size, mixed in groups if mixed)
     return {
         "seconds": last - first,
-        "samples": min(sum(step[1] for step in steps[1:]), useful),
+        "samples": min(sum(step[1] for step in steps[1:]), sampled if every else useful),
+        "every": every,
         "sampled": sampled,
         "mixed_share": useful / max(sampled, 1),
         "length": sum(step[2] for step in steps) / len(steps),

@@ -143,10 +143,23 @@ def forward(model: Any, batch: Batch, *, dtype: str = "float32") -> Tensor:  # n
                 place["position_ids"] = batch.positions
                 if _plain(model):
                     place["attention_mask"] = _apart(batch.positions, torch.bfloat16 if half else torch.float32)
+            if model.config._attn_implementation == RECOMPUTE and "attention_mask" in place:  # noqa: SLF001
+                _any_number(batch.input_ids, *place.values())
             logits: Tensor = model(input_ids=batch.input_ids, use_cache=False, **place).logits
     finally:
         handle.remove()
     return logits[0, : len(batch.at_row)].float()
+
+
+def _any_number(*lines: Tensor) -> None:
+    """Let one compilation serve every number of lines, which is the first dimension of all these.
+
+    `dynamic` alone compiles once more for a single line, and once more for more than 4,096 tokens.
+    """
+    from torch._dynamo.decorators import mark_unbacked
+
+    for tensor in lines:
+        mark_unbacked(tensor, 0, shape_id="lines")
 
 
 def packing(model: Any, wanted: Literal["auto", Packing]) -> Packing:  # noqa: ANN401

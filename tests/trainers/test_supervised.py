@@ -52,6 +52,20 @@ def test_settings_of_computing_change_no_step(llama, flags) -> None:
         assert float((found[name] - value).abs().mean()) < 1e-6
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(bool(NO_COMPILER), reason="no C++ compiler")
+def test_one_compilation_serves_a_line_many_lines_and_more_than_4096_tokens(llama) -> None:
+    from torch._dynamo.utils import counters
+
+    learner = SftLearner(load(environment={}, flags=["sft.compile=true", "sft.batch_tokens=9000"]), Ranks())
+    learner.load(str(llama()))
+    compiled = []
+    for number, length in ((20, 60), (1, 60), (100, 60), (30, 40)):
+        learner.learn([[Row(list(range(4, 4 + length)))] * number], 0.003)
+        compiled.append(counters["stats"]["unique_graphs"])
+    assert compiled[0] == compiled[-1], compiled
+
+
 def test_bfloat16_is_near(llama) -> None:
     plain, _ = learned(llama())
     told, _ = learned(llama(), "sft.dtype=bfloat16")
