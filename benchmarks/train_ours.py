@@ -4,8 +4,8 @@
   with sft.compile;
 - rl: `factory up` with the stages that RL needs (sample, verify, sink, prompts, rl) on the embedded broker and the real
   engine: the sampler and the trainer have a thread each, and what is beside them (broker, grader, tables) takes its
-  part of the two cores. The clock starts after `WARM_STEPS` steps and `WARM_S`; groups that were sampled before it do
-  not count, however many wait. The engine computes in the job's dtype, as TRL's generation does; `compiled`: the
+  part of the two cores. The clock starts after `WARM_STEPS` steps; groups that were sampled before it do not
+  count, however many wait. The engine computes in the job's dtype, as TRL's generation does; `compiled`: the
   engine's model is, and the trainer's; `every`: without dynamic sampling, so steps are made of every group, as TRL's.
 
     python -m benchmarks.train_ours {sft|rl} WORK [compiled] [every]
@@ -25,9 +25,9 @@ from schemas.load import load
 from schemas.messages import Problem
 from schemas.settings import Settings
 
-WARM_S = 12.0
-WARM_STEPS = 24
-"""A compiled trainer compiles twice in its first twenty."""
+WARM_STEPS = 48
+"""By then a compiled trainer is compiled, and what was sampled meanwhile is trained on."""
+PUBLISH_STEPS = 8
 STAGES = ("sample", "verify", "sink", "prompts", "rl")
 EVERY_PROBLEM = "select id, 0.5 as pass_rate, 'benchmark' as why from problems"
 
@@ -86,8 +86,8 @@ def settings(folder: Path, job: Job, *, compiled: bool, every: bool) -> Settings
         "rl.compile": compiled,
         "rl.dynamic_sampling": not every,
         "rl.weight_decay": 0.01,
-        "rl.publish_steps": 4,
-        "rl.max_lag": 8,
+        "rl.publish_steps": PUBLISH_STEPS,
+        "rl.max_lag": 6,
     }
     return load(environment={}, flags=[f"{name}={value}" for name, value in flags.items()])
 
@@ -116,7 +116,7 @@ class Clock:
     def __init__(self, settings: Settings, problems: list[Problem], seconds: float) -> None:
         self._settings, self._problems, self._seconds = settings, problems, seconds
         self._asked = False
-        self._first = self.began = 0.0
+        self.began = 0.0
 
     def tick(self, factory: Any) -> None:  # noqa: ANN401 - deploy.local.Factory
         """As deploy.local.Tick."""
@@ -128,9 +128,7 @@ class Clock:
         rows = [row for row in status.read_all(factory.data) if row.get("stage") == "rl"]
         step = max((int(row.get("step") or 0) for row in rows), default=0)
         now = time.time()
-        if not self._first and step:
-            self._first = now
-        if not self.began and step >= WARM_STEPS and now - self._first >= WARM_S:
+        if not self.began and step >= WARM_STEPS:
             self.began = now
         if self.began and now - self.began >= self._seconds:
             factory.stopping = True
@@ -149,7 +147,8 @@ class Clock:
 def measured(data: Path, began: float, *, every: bool) -> dict[str, Any]:
     """From the tables: steps that ended after `began` (s since the epoch), between the first and the last of them.
 
-    Samples are those trained on, and no more than were sampled in that time in groups that are trained on.
+    Samples are those trained on, and no more than were sampled in that time in groups that are trained on. The lag is
+    in versions.
 
     Raises:
         RuntimeError: there are fewer than two.
@@ -161,7 +160,8 @@ def measured(data: Path, began: float, *, every: bool) -> dict[str, Any]:
             "select time, rollouts, length, lag_mean, lag_max from training where time >= ? order by step", [began]
         ).fetchall()
         if not began or len(steps) < 2:
-            raise RuntimeError(f"{len(steps)} steps while the clock ran; what held them up is in {data / 'logs'}")
+            logs = (f"{log.name}: {log.read_text('utf-8')[-500:]}" for log in sorted((data / "logs").glob("*.log")))
+            raise RuntimeError("\n".join([f"{len(steps)} steps while the clock ran", *logs]))
         first, last = steps[0][0], steps[-1][0]
         groups = connection.execute(
             "select len(rollouts), len(list_distinct(rewards)) > 1 from rewards "
@@ -176,6 +176,7 @@ def measured(data: Path, began: float, *, every: bool) -> dict[str, Any]:
         "sampled": sampled,
         "mixed_share": useful / max(sampled, 1),
         "length": sum(step[2] for step in steps) / len(steps),
+        "version_steps": PUBLISH_STEPS,
         "lag_mean": sum(step[3] for step in steps) / len(steps),
         "lag_max": max(step[4] for step in steps),
     }
