@@ -254,8 +254,8 @@ def notes(job: Job, run: dict[str, Side]) -> list[str]:
             + ", ".join(
                 f"{label(name, side)} {length(side):.0f}" for name, side in run.items() if name.startswith("rl")
             ),
-            f"{name}, first round: lag {fastest['lag_mean']:.1f} versions of {fastest['version_steps']} steps on the mean, "
-            f"{fastest['lag_max']} at most",
+            f"{name}, first round: lag {fastest['lag_mean']:.1f} versions on the mean, {fastest['lag_max']} at most",
+            f"{name}: a version every {fastest['version_steps']} steps",
             f"{name}, first round: {rate:.0f} samples/s were sampled, {share:.0f} % of them mixed",
             "RL TRL: the number is how many optimizer steps the samples of one generation make",
         ]
