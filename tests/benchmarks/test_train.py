@@ -79,7 +79,9 @@ def test_our_sft_side_counts_the_tokens_of_the_timed_steps(tmp_path):
 
 def test_the_factory_of_the_rl_side_has_its_stages_and_sizes(tmp_path):
     job = Job(model=resolve("tiny"), group=4, groups=3, max_tokens=99)
-    chosen = train_ours.settings(tmp_path, job, compiled=True)
+    assert train_ours.settings(tmp_path, job, compiled=False, every=False).rl.parts().dynamic_sampling
+    chosen = train_ours.settings(tmp_path, job, compiled=True, every=True)
+    assert not chosen.rl.parts().dynamic_sampling
     assert (chosen.engine.args, chosen.rl.compile) == ({"enforce_eager": False}, True)
     assert chosen.engine.dtype == chosen.rl.dtype == job.dtype
     assert set(chosen.factory.stages) == set(train_ours.STAGES)
@@ -87,8 +89,10 @@ def test_the_factory_of_the_rl_side_has_its_stages_and_sizes(tmp_path):
     assert (chosen.rl.threads, chosen.engine.threads) == (1, 1)
 
 
-@pytest.mark.parametrize(("mixed", "counted"), [(2, 16), (9, 24)])
-def test_what_was_sampled_before_the_clock_does_not_count(tmp_path, mixed, counted):
+@pytest.mark.parametrize(
+    ("mixed", "every", "counted"), [(2, False, 16), (9, False, 24), (1, True, 16), (2, True, 24), (9, True, 24)]
+)
+def test_what_was_sampled_before_the_clock_does_not_count(tmp_path, mixed, every, counted):
     datasets = Datasets(tmp_path / "datasets")
     datasets.create()
     step = {"rollouts": 8, "length": 3.0, "lag_mean": 1.0, "lag_max": 2}
@@ -96,7 +100,7 @@ def test_what_was_sampled_before_the_clock_does_not_count(tmp_path, mixed, count
     whole = {"rollouts": [{}] * 8, "_time": dt.datetime.fromtimestamp(102.5, dt.UTC)}
     groups = [{"rewards": [1.0, -1.0] * 4, **whole}] * mixed + [{"rewards": [1.0] * 8, **whole}]
     put(datasets, "rewards", groups)
-    found = train_ours.measured(tmp_path, began=100.5)
+    found = train_ours.measured(tmp_path, began=100.5, every=every)
     assert (found["seconds"], found["samples"], found["sampled"]) == (3.0, counted, 8 * len(groups))
     assert found["mixed_share"] == pytest.approx(mixed / len(groups))
 
@@ -117,10 +121,14 @@ def test_a_ratio_is_of_our_fastest_over_theirs():
     assert ratios == {"sft_ours_over_trl_tokens": 2.0}
     assert values["sft_ours_compiled_tokens_per_s"] == [20.0] * 3
     assert values["sft_trl_packed_tokens_per_s"] == [8.0] * 3
-    rl = {"seconds": 1.0, "samples": 60, "mixed_share": 0.6}
+    rl = {"seconds": 1.0, "samples": 60, "mixed_share": 0.6, "every": False}
+    every = {"seconds": 1.0, "samples": 80, "mixed_share": 0.6, "every": True}
     trl = {"seconds": 1.0, "samples": 20, "sampled_samples": 40, "sampled_mixed": 20, "trl": "1"}
     _, ratios = train.figures([{"rl": rl, "rl_transformers_1": trl}])
     assert ratios == {"rl_ours_over_trl_samples": 3.0, "rl_ours_over_trl_mixed": 6.0}
+    values, ratios = train.figures([{"rl_every": every, "rl_transformers_1": trl}])
+    assert ratios == {"rl_ours_over_trl_samples": 4.0, "rl_ours_over_trl_mixed": pytest.approx(4.8)}
+    assert values["rl_ours_every_mixed_per_s"] == [pytest.approx(48.0)]
 
 
 def test_a_side_that_fails_says_why():
