@@ -164,7 +164,7 @@ class TrainingStep(Message, frozen=True, kw_only=True):
     """RL: mean over the responses."""
     entropy: float = 0.0
     """RL: of the policy's next token, mean over the response tokens, nats. This and what follows to `ess` is of the
-    tokens with a part in the gradient: not of a group kept without dynamic_sampling whose rewards are all equal."""
+    tokens with a part in the gradient: without a KL term, those whose advantage is not zero."""
     kl: float = 0.0
     """KL(behaviour || current) estimate (k3) on the batch, nats a token."""
     clip_share: float = 0.0

@@ -143,8 +143,8 @@ def forward(model: Any, batch: Batch, *, dtype: str = "float32") -> Tensor:  # n
                 place["position_ids"] = batch.positions
                 if _plain(model):
                     place["attention_mask"] = _apart(batch.positions, torch.bfloat16 if half else torch.float32)
-            if model.config._attn_implementation == RECOMPUTE and "attention_mask" in place:  # noqa: SLF001
-                _any_number(batch.input_ids, *place.values())
+                    if model.config._attn_implementation == RECOMPUTE:  # noqa: SLF001
+                        _any_number(batch.input_ids, *place.values())
             logits: Tensor = model(input_ids=batch.input_ids, use_cache=False, **place).logits
     finally:
         handle.remove()

@@ -53,7 +53,7 @@ def test_settings_of_computing_change_no_step(llama, flags) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(NO_COMPILER), reason="no C++ compiler")
+@pytest.mark.skipif(NO_COMPILER, reason="no C++ compiler")
 def test_one_compilation_serves_a_line_many_lines_and_more_than_4096_tokens(llama) -> None:
     from torch._dynamo.utils import counters
 
